@@ -1,0 +1,24 @@
+# Everything below makes its own environment in .venv, from the package index alone.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow lint
+
+demo: .venv/installed
+	$(BIN)/python -m cifar_flax.main --config experiments/cnn_augmented.py:demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

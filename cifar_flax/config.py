@@ -1,0 +1,191 @@
+"""Every field of a run, the experiment files that set them, and the checks before anything starts."""
+
+import difflib
+import math
+import runpy
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from cifar_flax.augment import AUGMENTATIONS
+from cifar_flax.errors import BadInput
+from cifar_flax.layers import LOWERINGS
+from cifar_flax.models import MODELS
+from cifar_flax.optimizers import OPTIMIZERS, SCHEDULES
+
+# Fields that say where or how a run is computed, not which numbers come out (but for rounding).
+NOT_PART_OF_THE_RECIPE = ("data_dir", "lowering")
+
+CHOICES = {
+    "model": tuple(MODELS),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": tuple(SCHEDULES),
+    "augment": tuple(AUGMENTATIONS),
+    "dtype": ("float32", "bfloat16"),
+    "lowering": ("auto", *LOWERINGS),
+}
+
+
+def base_config() -> ConfigDict:
+    """The reference's recipe with its plain CNN; locked, so that an unknown field is an error."""
+    config = ConfigDict()
+    # Name of the run and of its default folder: the experiment file's stem.
+    config.experiment = "base"
+
+    # `synthetic`, or an image-classification set of TFDS by its name.
+    config.dataset = "cifar10"
+    # Folder of TFDS' prepared sets; unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    config.data_dir = config_dict.placeholder(str)
+    # Validation images: the first so many of the training set. `synthetic` has 1,000 for it and gives no more.
+    config.num_validation = 5_000
+
+    # Network: mlp, cnn or alexnet.
+    config.model = "cnn"
+    # Type of the computation: float32 or bfloat16. Parameters are float32 always.
+    config.dtype = "float32"
+    # Convolutions and poolings by XLA (`library`) or as matrix products (`patches`); auto: patches on CPUs.
+    config.lowering = "auto"
+
+    # Passes over the training images; a fraction ends the run within the last one.
+    config.num_epochs = 20.0
+    # Images per training step, over all devices. An epoch's remainder is dropped, another one each time.
+    config.batch_size = 32
+    # Images per step of evaluation, over all devices.
+    config.eval_batch_size = 250
+    # Random changes of training images: none, or shift_flip (a tenth of the side each way, and mirrored or not).
+    config.augment = "none"
+
+    # adam (eps 1e-7 as in Keras) or sgd (Nesterov momentum 0.9).
+    config.optimizer = "adam"
+    # Step size, at the start of the schedule.
+    config.learning_rate = 1e-3
+    # constant, or cosine: down to zero at the last step.
+    config.schedule = "constant"
+    # Decoupled decay of the kernels per step, times the learning rate.
+    config.weight_decay = 0.0
+    # Share of the label that is spread over all classes, in training only; in [0, 1).
+    config.label_smoothing = 0.0
+
+    # Decides everything random: initialisation, order, augmentation, dropout.
+    config.seed = 0
+    return config.lock()
+
+
+def with_variant(config: ConfigDict, variant: str, smoke_epochs: float = 2.0) -> ConfigDict:
+    """The config as `file.py:variant` asks for it.
+
+    Args:
+        config: an experiment's config; changed in place.
+        variant: "" leaves it; "demo" is a first run on synthetic images; "smoke" only proves that everything works.
+        smoke_epochs: how long "smoke" trains, to stay under a minute on two CPU cores.
+
+    Raises:
+        BadInput: another variant.
+    """
+    if variant not in ("", "demo", "smoke"):
+        raise BadInput(f"--config: {config.experiment}.py has no variant {variant!r}; there are 'demo' and 'smoke'")
+    if variant:
+        config.dataset = "synthetic"
+        config.num_validation = 1_000
+        config.num_epochs = 12.0 if variant == "demo" else smoke_epochs
+    return config
+
+
+def load_experiment(spec: str) -> ConfigDict:
+    """The config of `experiments/cnn.py` or `experiments/cnn.py:smoke`.
+
+    Raises:
+        BadInput: no such file, an error in it (with its own line), or no config returned.
+    """
+    name, found, variant = spec.rpartition(".py:")
+    path = Path(f"{name}.py" if found else spec)
+    if not path.is_file():
+        raise BadInput(f"--config: no experiment file {str(path)!r}{_nearest_file(path)}")
+    try:
+        config = runpy.run_path(str(path))["get_config"](*([variant] if variant else []))
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"--config: {_place(path, error)}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise BadInput(f"--config: get_config() of {path} returns {type(config).__name__}, not a ConfigDict")
+    return config.lock()
+
+
+def _nearest_file(path: Path) -> str:
+    here = [str(other) for other in sorted(path.parent.glob("*.py"))]
+    return nearest(str(path), here) if here else "; name a file such as experiments/cnn.py"
+
+
+def _place(path: Path, error: Exception) -> str:
+    """Where in the experiment file an error arose."""
+    if isinstance(error, SyntaxError):
+        return f"{path}, line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What to say of an unknown name: the most similar known one, or else all of them."""
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else f"; possible: {', '.join(known)}"
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field that can be checked before the data is there.
+
+    Raises:
+        BadInput: names the field, what was found and what is possible.
+    """
+    for field in base_config():
+        if field not in config:
+            raise BadInput(f"config.{field}: missing; begin an experiment with base_config()")
+    for field, choices in CHOICES.items():
+        if config[field] not in choices:
+            raise BadInput(f"config.{field}: no such {field} {config[field]!r}{nearest(config[field], list(choices))}")
+    for field in ("batch_size", "eval_batch_size", "num_validation"):
+        _require(config[field] >= 1, config, field, "a whole number from 1")
+    _require(0 < config.num_epochs < math.inf, config, "num_epochs", "a number above 0")
+    for field in ("learning_rate", "weight_decay"):
+        _require(0 <= config[field] < math.inf, config, field, "a finite number from 0")
+    _require(0 <= config.label_smoothing < 1, config, "label_smoothing", "a number from 0 to below 1")
+    _require(0 <= config.seed < 2**32, config, "seed", "a whole number from 0 to 4294967295")
+    _require(bool(config.dataset), config, "dataset", "'synthetic' or the name of a TFDS set")
+
+
+def validate_sizes(config: ConfigDict, num_train: int, num_devices: int) -> None:
+    """Checks the batch sizes against the training set and the devices.
+
+    Raises:
+        BadInput: a batch larger than the set, or one that the devices do not divide.
+    """
+    _require(
+        config.batch_size <= num_train, config, "batch_size", f"at most the number of training images, {num_train}"
+    )
+    for field in ("batch_size", "eval_batch_size"):
+        _require(config[field] % num_devices == 0, config, field, f"a multiple of the {num_devices} devices")
+
+
+def _require(condition: bool, config: ConfigDict, field: str, possible: str) -> None:
+    if not condition:
+        raise BadInput(f"config.{field}: {config[field]!r} is not possible; give {possible}")
+
+
+def differences(stored: dict[str, Any], config: ConfigDict) -> list[str]:
+    """The fields that change a run's numbers and differ, each as `field: stored -> asked for`.
+
+    More epochs are no difference where nothing before the stored end depends on their number.
+    """
+    fields = sorted({*stored, *config} - set(NOT_PART_OF_THE_RECIPE))
+    differing = [field for field in fields if stored.get(field) != config.get(field)]
+    if "num_epochs" in differing and extends(stored, config):
+        differing.remove("num_epochs")
+    return [f"{field}: {stored.get(field)!r} -> {config.get(field)!r}" for field in differing]
+
+
+def extends(stored: dict[str, Any], config: ConfigDict) -> bool:
+    """Whether the config asks for more epochs of a run that would begin with the stored one, step by step."""
+    before, now = stored.get("num_epochs", math.inf), config.num_epochs
+    return now > before and before == int(before) and config.schedule == "constant"

@@ -1,0 +1,108 @@
+"""What a run prints: its first screen, progress within an epoch, a line per epoch, the result."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import rich.box
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from cifar_flax.data.dataset import Dataset
+
+LOG_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
+    """The layers, the shapes of their outputs for one image and the number of their parameters."""
+    table = nn.tabulate(
+        model,
+        jax.random.key(0),
+        depth=1,
+        console_kwargs={"width": 100, "force_terminal": False},
+        table_kwargs={"box": rich.box.SIMPLE_HEAD},
+    )
+    text = table(jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def first_screen(
+    config: ConfigDict, dataset: Dataset, data_seconds: float, devices: list[jax.Device], workdir: Path
+) -> None:
+    """Says what is trained on what, and where it goes."""
+    counts = f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test"
+    shape = "x".join(map(str, dataset.image_shape))
+    augmented = "" if config.augment == "none" else f", {config.augment}"
+    say(f"experiment  {config.experiment}: {config.model}{augmented}, seed {config.seed}")
+    say(
+        f"data        {config.dataset}: {counts} images {shape} of {dataset.num_classes} classes "
+        f"(ready in {data_seconds:.1f} s)"
+    )
+    say(
+        f"training    {config.num_epochs:g} epochs, batch {config.batch_size}, {config.optimizer} "
+        f"{config.learning_rate:g}, {config.schedule} schedule"
+    )
+    say(f"device      {len(devices)} x {devices[0].device_kind}, convolutions by {config.lowering}")
+    say(f"workdir     {workdir}")
+    say(f"watch it    tensorboard --logdir {workdir}\n")
+
+
+class EpochProgress:
+    """Images done, loss and accuracy so far, images/s and time left of one epoch.
+
+    A bar on a terminal; elsewhere, such as in a log file, a line every LOG_EVERY seconds.
+    """
+
+    def __init__(self, title: str, done: int, total: int):
+        """`done` of `total` images were trained on before an interruption."""
+        self._title, self._total = title, total
+        self._lines = not sys.stdout.isatty()
+        self._bar = tqdm(
+            desc=title, initial=done, total=total, unit=" images", unit_scale=True, leave=False,
+            disable=self._lines, file=sys.stdout,
+        )  # fmt: skip
+        self._said = time.monotonic()
+
+    def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        self._bar.set_postfix_str(f"loss: {loss:.4f}, accuracy: {accuracy:.4f}", refresh=False)
+        self._bar.update(done - self._bar.n)
+        if self._lines and time.monotonic() - self._said > LOG_EVERY:
+            self._said = time.monotonic()
+            left = (self._total - done) / images_per_second
+            say(
+                f"{self._title}: {done:,} of {self._total:,} images, {images_per_second:,.0f} images/s, "
+                f"{left:.0f} s left, loss: {loss:.4f}, accuracy: {accuracy:.4f}"
+            )
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def epoch_line(title: str, epochs: list[dict[str, Any]]) -> None:
+    """The last of the lines of metrics.jsonl, as Keras prints it."""
+    line, earlier = epochs[-1], [before["validation_loss"] for before in epochs[:-1]]
+    loss, best_before = line["validation_loss"], min(earlier, default=float("inf"))
+    verdict = "improved from" if loss < best_before else "did not improve from"
+    say(
+        f"{title} - {line['epoch_seconds']:.1f}s - {line['images_per_second']:,.0f} images/s"
+        f" - loss: {line['train_loss']:.4f} - accuracy: {line['train_accuracy']:.4f}"
+        f" - val_loss: {loss:.4f} - val_accuracy: {line['validation_accuracy']:.4f}"
+        f" - val_loss {verdict} {best_before:.4f}"
+    )
+
+
+def result(run: dict[str, Any], workdir: Path) -> None:
+    say(
+        f"best epoch {run['best_epoch']}: validation loss {run['best_validation_loss']:.4f}, "
+        f"accuracy {run['best_validation_accuracy']:.2%}"
+    )
+    say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), of the best epoch's checkpoint")
+    say(f"record      {workdir / 'run.json'}")

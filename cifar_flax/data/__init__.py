@@ -1,0 +1,42 @@
+"""`load(config)`: the training, validation and test images of a run, as arrays in memory.
+
+A new source is a file here that returns a `Source`, and a line in `read`.
+"""
+
+from ml_collections import ConfigDict
+
+from cifar_flax.data import synthetic, tfds
+from cifar_flax.data.dataset import Dataset, Source, Split
+from cifar_flax.errors import BadInput
+
+__all__ = ["Dataset", "Source", "Split", "load"]
+
+
+def load(config: ConfigDict) -> Dataset:
+    """Reads `config.dataset`; its first `config.num_validation` training images become the validation split.
+
+    Raises:
+        BadInput: a dataset that is not there or cannot be used, or no training image left.
+    """
+    source = read(config.dataset, config.data_dir)
+    num_validation = config.num_validation
+    if config.dataset == "synthetic":
+        num_validation = min(num_validation, synthetic.NUM_VALIDATION)
+    if num_validation >= len(source.train):
+        raise BadInput(
+            f"config.num_validation: {num_validation} leaves no training image of the {len(source.train)} of "
+            f"{config.dataset!r}; choose fewer"
+        )
+    return Dataset(
+        train=source.train[num_validation:],
+        validation=source.train[:num_validation],
+        test=source.test,
+        class_names=source.class_names,
+    )
+
+
+def read(dataset: str, data_dir: str | None) -> Source:
+    """The source that the config's `dataset` names, whole."""
+    if dataset == "synthetic":
+        return synthetic.load()
+    return tfds.load(dataset, data_dir)

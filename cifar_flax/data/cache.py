@@ -1,0 +1,100 @@
+"""Decoded images, kept in the user's cache directory so that only the first start pays for decoding.
+
+An entry is a folder of plain `.npy` files and a `meta.json` with their checksums. It is written under another name
+and renamed, so a reader sees all of it or nothing; one that does not pass its checksums is thrown away and rebuilt.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cifar_flax.data.dataset import Source, Split
+
+FORMAT = 1  # counted up when what an entry holds changes
+
+
+def directory() -> Path:
+    """$CIFAR_FLAX_CACHE, else cifar_flax in $XDG_CACHE_HOME, else ~/.cache/cifar_flax."""
+    chosen = os.environ.get("CIFAR_FLAX_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar_flax"
+
+
+def fingerprint(folder: Path) -> str:
+    """Names, sizes and modification times of a folder's files: another number when one of them was replaced."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps([FORMAT, stats]).encode()).hexdigest()[:16]
+
+
+def load_or_build(name: str, key: str, build: Callable[[], Source]) -> Source:
+    """The cached source `name` for the fingerprint `key`, or else what `build` returns, which is then cached."""
+    entry = directory() / f"{name.replace('/', '-').replace(':', '-')}-{key}"
+    source = _read(entry)
+    if source is None:
+        source = build()
+        try:
+            _write(entry, source)
+        except OSError as error:
+            print(f"not cached, the next start decodes again: {entry.parent}: {error.strerror}", file=sys.stderr)
+    return source
+
+
+def _arrays(source: Source) -> dict[str, np.ndarray]:
+    return {
+        "train_images": source.train.images,
+        "train_labels": source.train.labels,
+        "test_images": source.test.images,
+        "test_labels": source.test.labels,
+    }
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+
+
+def _read(entry: Path) -> Source | None:
+    """The entry's source; None where there is none, or where it is damaged."""
+    if not entry.exists():
+        return None
+    try:
+        meta = json.loads((entry / "meta.json").read_text())
+        arrays = {name: np.load(entry / f"{name}.npy", allow_pickle=False) for name in meta["checksums"]}
+        sound = all(_checksum(arrays[name]) == expected for name, expected in meta["checksums"].items())
+        if sound:
+            return Source(
+                train=Split(arrays["train_images"], arrays["train_labels"]),
+                test=Split(arrays["test_images"], arrays["test_labels"]),
+                class_names=tuple(meta["class_names"]),
+            )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        pass  # unreadable is as damaged as a wrong checksum
+    print(f"the cached data in {entry} is damaged and is built again", file=sys.stderr)
+    return None
+
+
+def _write(entry: Path, source: Source) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    try:
+        arrays = _arrays(source)
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)
+        checksums = {name: _checksum(array) for name, array in arrays.items()}
+        meta = {"class_names": source.class_names, "checksums": checksums}
+        (temporary / "meta.json").write_text(json.dumps(meta))
+        shutil.rmtree(entry, ignore_errors=True)  # a damaged one; a sound one would have been read
+        temporary.rename(entry)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not entry.exists():  # else another process was first, with the same content
+            raise

@@ -1,0 +1,99 @@
+"""Any image-classification set of TensorFlow Datasets, by its name."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifar_flax.data import cache
+from cifar_flax.data.dataset import Source, Split
+from cifar_flax.errors import BadInput
+
+
+def load(name: str, data_dir: str | None) -> Source:
+    """The set `name`, such as `cifar10` or `svhn_cropped`, from `data_dir`; prepared there first where it is not.
+
+    `data_dir` None is TFDS' own rule: $TFDS_DATA_DIR, else ~/tensorflow_datasets. A set that was decoded before
+    comes from the cache, without importing TFDS. Images keep the authors' order where the set has an `id` to restore
+    it from, and the stored order otherwise.
+
+    Raises:
+        BadInput: an unknown name, or a set that is not one of equally large images with a label each.
+    """
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = _prepared_folder(root, name) or _prepare(root, name)
+    return cache.load_or_build(name, cache.fingerprint(folder), lambda: _decode(name, folder))
+
+
+def _prepared_folder(root: Path, name: str) -> Path | None:
+    """Where TFDS prepared the set: root/name[/config]/version, the newest version where none is given."""
+    name, _, version = name.partition(":")
+    candidates = [path.parent for path in (root / name).glob(f"{version or '*'}/dataset_info.json")]
+    return max(candidates, key=_version, default=None)
+
+
+def _version(folder: Path) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in folder.name.split("."))
+    except ValueError:
+        return ()
+
+
+def _prepare(root: Path, name: str) -> Path:
+    """Lets TFDS download the set and write it below `root`."""
+    tfds = _import_tfds()
+    try:
+        builder = tfds.builder(name, data_dir=root)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({reason})") from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # the network's, the server's and the disk's: TFDS has no common class for them
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise BadInput(
+            f"config.dataset: {name!r} is not prepared in {root} and could not be downloaded ({reason}); "
+            "set config.data_dir to a folder that holds it, or use --config.dataset=synthetic"
+        ) from error
+    return Path(builder.data_dir)
+
+
+def _import_tfds() -> Any:
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise BadInput(
+            f"config.dataset: sets of TFDS need tensorflow and tensorflow-datasets ({error}); "
+            "install them or use --config.dataset=synthetic"
+        ) from error
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the whole accelerator
+    return tfds
+
+
+def _decode(name: str, folder: Path) -> Source:
+    tfds = _import_tfds()
+    builder = tfds.builder_from_directory(folder)  # what lies there, whatever version the installed TFDS has
+    features = builder.info.features
+    label = features.get("label")
+    image = features.get("image")
+    if not isinstance(label, tfds.features.ClassLabel) or image is None or None in image.shape:
+        raise BadInput(f"config.dataset: {name!r} is not a set of equally large images with a class label each")
+    if not {"train", "test"} <= set(builder.info.splits):
+        raise BadInput(f"config.dataset: {name!r} has the splits {sorted(builder.info.splits)}, not train and test")
+    return Source(
+        train=_decode_split(tfds, builder, "train"),
+        test=_decode_split(tfds, builder, "test"),
+        class_names=tuple(label.names),
+    )
+
+
+def _decode_split(tfds: Any, builder: Any, split: str) -> Split:
+    # one shard after the other: the order would otherwise be that of TFDS' interleaving
+    read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    stored = builder.as_dataset(split=split, batch_size=1000, shuffle_files=False, read_config=read_config)
+    batches = list(tfds.as_numpy(stored))
+    fields = {field: np.concatenate([batch[field] for batch in batches]) for field in batches[0]}
+    order = np.argsort(fields["id"]) if "id" in fields else slice(None)
+    return Split(images=fields["image"][order], labels=fields["label"][order].astype(np.int32))

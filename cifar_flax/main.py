@@ -1,0 +1,82 @@
+"""`python -m cifar_flax.main --config experiments/cnn.py`: trains, validates, tests and records one run.
+
+Exit codes: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+# TensorFlow, which only writes TensorBoard's events and reads TFDS here, is silent unless asked to speak
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from ml_collections import ConfigDict
+
+from cifar_flax.config import load_experiment, nearest
+from cifar_flax.errors import BadInput, Diverged, Interrupted
+
+FIRST_RUN = "experiments/cnn_augmented.py:demo"
+
+
+class Parser(argparse.ArgumentParser):
+    """One that reports a mistake as every other bad input is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
+    """The config with its overrides, and the workdir.
+
+    Raises:
+        BadInput: an argument that cannot be used.
+    """
+    parser = Parser(prog="python -m cifar_flax.main", description=__doc__, allow_abbrev=False, add_help=False)
+    parser.add_argument("--config", default=FIRST_RUN, metavar="FILE[:VARIANT]", help=f"default: {FIRST_RUN}")
+    parser.add_argument("--workdir", help="default: runs/<experiment>, runs/<experiment>_<variant>")
+    known, _ = parser.parse_known_args(argv)
+    config = load_experiment(known.config)
+
+    fields = parser.add_argument_group("fields of the config")
+    for field, value in config.items():
+        fields.add_argument(
+            f"--config.{field}", type=config.get_type(field), default=value, metavar="VALUE", help=f"default: {value}"
+        )
+    parser.add_argument("-h", "--help", action="help", help="show this and end")
+    arguments, stray = parser.parse_known_args(argv)
+    for argument in stray:
+        name = argument.split("=")[0]
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        raise BadInput(f"{name}: no such flag{nearest(name, flags)}")
+    for field in config:
+        config[field] = getattr(arguments, f"config.{field}")
+    variant = known.config.rpartition(".py:")[2] if ".py:" in known.config else ""
+    default = Path("runs") / "_".join(filter(None, (config.experiment, variant)))
+    return config, Path(arguments.workdir or default)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        config, workdir = parse(sys.argv[1:] if argv is None else argv)
+        from cifar_flax.train import train_and_evaluate  # takes seconds: mistakes above are answered before
+
+        train_and_evaluate(config, workdir)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"diverged: {error}; a lower config.learning_rate may help", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"{error}; the state is saved, the same command goes on from here", file=sys.stderr)
+        return 128 + error.signal_number
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The reference's AlexNet for small images (section 1.7.1), after Krizhevsky, Sutskever and Hinton, 2012.
+
+On 32x32x3 images and ten classes it has 21,591,114 trainable parameters and 1,216 running statistics.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from cifar_flax.layers import LOWERINGS
+
+glorot = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
+
+
+class AlexNet(nn.Module):
+    """Five convolutions with three poolings, each followed by BatchNorm; then 4096, 4096, `num_classes`.
+
+    The order in a block is the reference's: convolution, ReLU, max-pool, BatchNorm.
+
+    Attributes:
+        num_classes: the width of the output.
+        dtype: of the computation; parameters and running statistics stay float32.
+        lowering: a key of `layers.LOWERINGS`.
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    lowering: str = "library"
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes] float32.
+
+        `train` needs a `dropout` rng and `mutable=["batch_stats"]`.
+        """
+        conv_lowered, max_pool = LOWERINGS[self.lowering]
+        conv = partial(nn.Conv, kernel_init=glorot, dtype=self.dtype, conv_general_dilated=conv_lowered)
+        dense = partial(nn.Dense, kernel_init=glorot, dtype=self.dtype)
+        # Keras' defaults; flax' epsilon is 1e-5. The two-pass variance cannot cancel to a negative number.
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.99,
+            epsilon=1e-3,
+            use_fast_variance=False,
+            dtype=self.dtype,
+        )
+        x = nn.relu(conv(96, (3, 3), (2, 2), name="conv1")(images))
+        x = norm(name="norm1")(max_pool(x, (2, 2), (2, 2)))
+        x = nn.relu(conv(256, (5, 5), name="conv2")(x))
+        x = norm(name="norm2")(max_pool(x, (3, 3), (2, 2)))
+        x = nn.relu(conv(384, (3, 3), name="conv3")(x))
+        x = nn.relu(conv(384, (3, 3), name="conv4")(x))
+        x = nn.relu(conv(256, (3, 3), name="conv5")(x))
+        x = norm(name="norm5")(max_pool(x, (3, 3), (2, 2)))
+        x = x.reshape(x.shape[0], -1)
+        for i in (1, 2):
+            x = nn.relu(dense(4096, name=f"fc{i}")(x))
+            x = nn.Dropout(0.4, deterministic=not train, name=f"dropout{i}")(x)
+        x = dense(self.num_classes, name="output")(x)
+        return x.astype(jnp.float32)

@@ -1,0 +1,43 @@
+"""The reference's convolutional network (section 1.5.1): 528,054 parameters on 32x32x3 images and ten classes."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from cifar_flax.layers import LOWERINGS
+
+glorot = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
+
+
+class CNN(nn.Module):
+    """Three times 2x2 convolution (16, 32, 64), ReLU and 2x2 max-pool; then 500, `num_classes`.
+
+    Attributes:
+        num_classes: the width of the output.
+        dtype: of the computation; the parameters stay float32.
+        lowering: a key of `layers.LOWERINGS`.
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    lowering: str = "library"
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes] float32. `train` needs a `dropout` rng."""
+        conv_lowered, max_pool = LOWERINGS[self.lowering]
+        conv = partial(nn.Conv, kernel_init=glorot, dtype=self.dtype, conv_general_dilated=conv_lowered)
+        dense = partial(nn.Dense, kernel_init=glorot, dtype=self.dtype)
+        x = images
+        for i, features in enumerate((16, 32, 64), start=1):
+            x = nn.relu(conv(features, (2, 2), name=f"conv{i}")(x))
+            x = max_pool(x, (2, 2), (2, 2))
+        x = nn.Dropout(0.3, deterministic=not train, name="dropout1")(x)
+        x = x.reshape(x.shape[0], -1)
+        x = nn.relu(dense(500, name="fc1")(x))
+        x = nn.Dropout(0.4, deterministic=not train, name="dropout2")(x)
+        x = dense(self.num_classes, name="output")(x)
+        return x.astype(jnp.float32)

@@ -1,0 +1,34 @@
+"""The reference's feedforward network (section 1.4.1): 3,590,642 parameters on 32x32x3 images and ten classes."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+glorot = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
+
+
+class MLP(nn.Module):
+    """Flatten, 1000, 512, `num_classes`; ReLU and dropout 0.2 after each hidden layer.
+
+    Attributes:
+        num_classes: the width of the output.
+        dtype: of the computation; the parameters stay float32.
+        lowering: a key of `layers.LOWERINGS`, which this network has no use for.
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    lowering: str = "library"
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes] float32. `train` needs a `dropout` rng."""
+        x = images.reshape(images.shape[0], -1)
+        x = nn.relu(nn.Dense(1000, kernel_init=glorot, dtype=self.dtype, name="fc1")(x))
+        x = nn.Dropout(0.2, deterministic=not train, name="dropout1")(x)
+        x = nn.relu(nn.Dense(512, kernel_init=glorot, dtype=self.dtype, name="fc2")(x))
+        x = nn.Dropout(0.2, deterministic=not train, name="dropout2")(x)
+        x = nn.Dense(self.num_classes, kernel_init=glorot, dtype=self.dtype, name="output")(x)
+        return x.astype(jnp.float32)

@@ -1,0 +1,117 @@
+"""The compiled functions: many training steps, and one pass of evaluation.
+
+Both take the whole set as an argument on the device and gather their batches there. They are sharded over the mesh
+axis `data`: parameters and images lie on every device, each batch is split between them.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cifar_flax.augment import Augmentation
+from cifar_flax.metrics import Metrics, cross_entropy
+from cifar_flax.state import Roots, TrainState, split_roots
+
+
+def data_mesh(devices: list[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def make_train_steps(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    augmentation: Augmentation,
+    *,
+    batch_size: int,
+    label_smoothing: float,
+    mesh: Mesh,
+) -> Any:
+    """A jitted `train_steps(state, metrics, images, labels, stop) -> (state, metrics, diverged)`.
+
+    It trains from `state.step` up to, not including, step `stop` (int32 scalar) of the same epoch, on images
+    [N, H, W, C] uint8 and labels [N] int32, and adds the losses to `metrics`. One compilation serves every `stop`, and
+    the result has the same bits wherever an epoch is cut. At the first loss that is not finite it stops, with the state
+    as it was before that step and `diverged` True. The old `state` and `metrics` are donated.
+    """
+    by_image = NamedSharding(mesh, PartitionSpec("data"))
+
+    def train_step(state: TrainState, batch: Array, labels: Array, dropout: Array) -> tuple[TrainState, Metrics, Array]:
+        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Array, Any]]:
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch,
+                train=True,
+                rngs={"dropout": dropout},
+                mutable=["batch_stats"],
+            )
+            losses = cross_entropy(logits, labels, label_smoothing)
+            return losses.mean(), (losses, logits, updates.get("batch_stats", {}))
+
+        (loss, (losses, logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        trained = replace(state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        return trained, Metrics.of_batch(losses, logits, labels, jnp.ones_like(labels, bool)), jnp.isfinite(loss)
+
+    def train_steps(
+        state: TrainState, metrics: Metrics, images: Array, labels: Array, stop: Array
+    ) -> tuple[TrainState, Metrics, Array]:
+        num_images = images.shape[0]
+        steps_per_epoch = num_images // batch_size
+        epoch = state.step // steps_per_epoch
+        roots: Roots = split_roots(state.rng)
+        order = jax.random.permutation(jax.random.fold_in(roots.permutation, epoch), num_images)
+
+        def unfinished(carry: tuple[TrainState, Metrics, Array]) -> Array:
+            state, _, diverged = carry
+            return (state.step < stop) & ~diverged
+
+        def step(carry: tuple[TrainState, Metrics, Array]) -> tuple[TrainState, Metrics, Array]:
+            state, metrics, _ = carry
+            first = (state.step - epoch * steps_per_epoch) * batch_size
+            indices = lax.dynamic_slice_in_dim(order, first, batch_size)
+            batch = lax.with_sharding_constraint(images[indices].astype(jnp.float32), by_image)
+            batch = augmentation(roots.augmentation, batch, indices, epoch) / 255
+            dropout = jax.random.fold_in(roots.dropout, state.step)
+            trained, of_batch, finite = train_step(state, batch, labels[indices], dropout)
+            # selected leaf by leaf, this fuses into the update and costs no copy of the state
+            new, old = (trained, metrics + of_batch), (state, metrics)
+            return *jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), ~finite
+
+        return lax.while_loop(unfinished, step, (state, metrics, jnp.array(False)))
+
+    return jax.jit(train_steps, donate_argnums=(0, 1), out_shardings=replicated(mesh))
+
+
+def make_evaluate(model: nn.Module, *, batch_size: int, mesh: Mesh) -> Any:
+    """A jitted `evaluate(params, batch_stats, images, labels, num_images) -> Metrics`.
+
+    It counts each of the first `num_images` (int32 scalar) of images [N, H, W, C] uint8 exactly once; the last batch is
+    filled up and masked. One compilation serves every split that is padded to the same N.
+    """
+    by_image = NamedSharding(mesh, PartitionSpec("data"))
+
+    def evaluate(params: Any, batch_stats: Any, images: Array, labels: Array, num_images: Array) -> Metrics:
+        def add_batch(i: Array, metrics: Metrics) -> Metrics:
+            places = i * batch_size + jnp.arange(batch_size)
+            rows = jnp.minimum(places, num_images - 1)
+            batch = lax.with_sharding_constraint(images[rows].astype(jnp.float32), by_image) / 255
+            logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, train=False)
+            losses = cross_entropy(logits, labels[rows])
+            return metrics + Metrics.of_batch(losses, logits, labels[rows], places < num_images)
+
+        num_batches = (num_images + batch_size - 1) // batch_size
+        return lax.fori_loop(0, num_batches, add_batch, Metrics.zero())
+
+    return jax.jit(evaluate, out_shardings=replicated(mesh))

@@ -1,0 +1,352 @@
+"""A run, from its config to its test accuracy: `train_and_evaluate` reads from top to bottom."""
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh, Sharding
+from ml_collections import ConfigDict
+
+from cifar_flax import console
+from cifar_flax.augment import AUGMENTATIONS
+from cifar_flax.checkpoints import Checkpoints, abstract, restore, save
+from cifar_flax.config import differences, extends, validate, validate_sizes
+from cifar_flax.data import Dataset, Split, load
+from cifar_flax.errors import BadInput, Diverged
+from cifar_flax.interruption import Interruption
+from cifar_flax.layers import resolve_lowering
+from cifar_flax.metrics import Metrics
+from cifar_flax.models import MODELS
+from cifar_flax.optimizers import make_optimizer
+from cifar_flax.records import Records, TensorBoard, environment
+from cifar_flax.state import TrainState, count_parameters, create_train_state
+from cifar_flax.steps import data_mesh, make_evaluate, make_train_steps, replicated
+
+PIECE_SECONDS = 2.0  # between two looks at the clock and at signals: dispatch is lost in it, progress is not
+FIRST_PIECE = 8  # steps, before their speed is known
+
+
+class Job(NamedTuple):
+    """What stays the same all through a run."""
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    batch_size: int
+    steps_per_epoch: int
+    num_steps: int
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs begun: 10 for 9.9."""
+        return math.ceil(self.num_steps / self.steps_per_epoch)
+
+
+class Position(NamedTuple):
+    """Where a run stands; this is what a checkpoint holds.
+
+    Attributes:
+        state: after the last finished step.
+        metrics: sums over the unfinished epoch.
+        epochs: the lines of metrics.jsonl, one for each finished epoch.
+        seconds: of training in the unfinished epoch.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    epochs: list[dict[str, Any]]
+    seconds: float
+
+
+class Programs(NamedTuple):
+    """The two compiled programs of a run, and the images they work on, in the devices' memory."""
+
+    train_steps: Any
+    evaluate: Any
+    train: tuple[Array, Array]
+    validation: tuple[Array, Array, np.int32]
+    test: tuple[Array, Array, np.int32]
+    compile_seconds: float
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Trains as `config` says, or goes on where `workdir` stopped, and tests the best checkpoint once.
+
+    Args:
+        config: all fields of `config.base_config()`.
+        workdir: folder of the run's records and checkpoints; made if it is not there.
+        devices: what to split each batch over; all devices of jax' default platform if not given.
+
+    Returns:
+        What run.json holds.
+
+    Raises:
+        BadInput: a config, dataset or workdir that cannot be used.
+        Interrupted: by SIGINT or SIGTERM; the state is saved.
+        Diverged: a loss was not finite; the last checkpoint remains.
+    """
+    validate(config)
+    devices = list(devices or jax.devices())
+    config = resolve(config, devices)
+    workdir = Path(workdir).expanduser().absolute()
+    records = Records(workdir)
+    refuse_another_config(records, config)
+    if records.run.get("status") == "done" and not extends(records.config, config):
+        console.say(f"This run is done; nothing is trained again.\nworkdir     {workdir}")
+        console.result(records.run, workdir)
+        return records.run
+
+    began = time.perf_counter()
+    dataset = load(config)
+    validate_sizes(config, len(dataset.train), len(devices))
+    console.first_screen(config, dataset, time.perf_counter() - began, devices, workdir)
+    records.begin(config, identity(config, dataset) | environment(devices))
+    with records.status(), Checkpoints(workdir) as checkpoints, Interruption() as interruption:
+        job = make_job(config, dataset, devices)
+        position = restore_or_start(job, checkpoints, config.seed, dataset)
+        train(job, position, dataset, config, records, checkpoints, interruption)
+    console.result(records.run, workdir)
+    return records.run
+
+
+def train(
+    job: Job,
+    position: Position,
+    dataset: Dataset,
+    config: ConfigDict,
+    records: Records,
+    checkpoints: Checkpoints,
+    interruption: Interruption,
+) -> None:
+    """From `position` to the test accuracy."""
+    console.say(console.model_table(job.model, dataset.image_shape))
+    programs = make_programs(job, position, dataset, config)
+    records.update(
+        trainable_parameters=count_parameters(position.state.params),
+        non_trainable_parameters=count_parameters(position.state.batch_stats),
+        compile_seconds=programs.compile_seconds,
+    )
+    console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
+    with TensorBoard(records.workdir) as tensorboard:
+        tensorboard.write_config(config.to_dict())
+        for epoch in range(len(position.epochs) + 1, job.num_epochs + 1):
+            title = f"Epoch {epoch}/{job.num_epochs}"
+            position = train_epoch(job, programs, position, epoch, title, interruption)
+            if interruption.received:
+                save(checkpoints.latest, *checkpoint_of(position))
+                interruption.raise_if_received()
+            position = finish_epoch(job, programs, position, epoch)
+            save(checkpoints.latest, *checkpoint_of(position))
+            keep_if_best(position, checkpoints)
+            records.write_metrics(position.epochs)
+            records.update(**progress(position, job))
+            tensorboard.write_epoch(position.epochs[-1], position.state.params)
+            console.epoch_line(title, position.epochs)
+        interruption.raise_if_received()
+        loss, accuracy = test_best(job, programs, position, checkpoints)
+        tensorboard.write_test(job.num_steps, loss, accuracy)
+    records.update(status="done", test_loss=loss, test_accuracy=accuracy)
+
+
+def resolve(config: ConfigDict, devices: list[jax.Device]) -> ConfigDict:
+    """A copy of the config that says what `auto` stands for on these devices."""
+    config = config.copy_and_resolve_references()
+    config.lowering = resolve_lowering(config.lowering, devices[0].platform)
+    return config
+
+
+def refuse_another_config(records: Records, config: ConfigDict) -> None:
+    """Raises BadInput where the workdir holds a run of another config."""
+    differing = differences(records.config, config) if records.config else []
+    if differing:
+        raise BadInput(
+            f"--workdir: {records.workdir} holds a run of another config ({'; '.join(differing)}); "
+            "choose another workdir or the stored values"
+        )
+
+
+def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """What is trained on what, in run.json's fields."""
+    fields = ("experiment", "model", "dataset", "seed", "lowering")
+    return {field: config[field] for field in fields} | {
+        "num_train_examples": len(dataset.train),
+        "num_validation_examples": len(dataset.validation),
+        "num_test_examples": len(dataset.test),
+    }
+
+
+def make_job(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]) -> Job:
+    steps_per_epoch = len(dataset.train) // config.batch_size
+    num_steps = max(1, round(config.num_epochs * steps_per_epoch))
+    return Job(
+        model=MODELS[config.model](dataset.num_classes, dtype=jnp.dtype(config.dtype), lowering=config.lowering),
+        optimizer=make_optimizer(
+            config.optimizer, config.learning_rate, config.schedule, config.weight_decay, num_steps
+        ),
+        mesh=data_mesh(devices),
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=num_steps,
+    )
+
+
+def restore_or_start(job: Job, checkpoints: Checkpoints, seed: int, dataset: Dataset) -> Position:
+    """The newest checkpoint's position, or the one before the first step."""
+    create = jax.jit(
+        partial(create_train_state, job.model, job.optimizer, image_shape=dataset.image_shape),
+        out_shardings=replicated(job.mesh),
+    )
+    rng = jax.random.key(seed)
+    if checkpoints.latest.latest_step() is None:
+        return Position(create(rng), zero_metrics(job), epochs=[], seconds=0.0)
+    like = abstract((jax.eval_shape(create, rng), jax.eval_shape(Metrics.zero)), replicated(job.mesh))
+    (state, metrics), stored = restore(checkpoints.latest, like)
+    position = Position(state, metrics, stored["epochs"], stored["seconds"])
+    keep_if_best(position, checkpoints)  # the run may have ended between the two checkpoints of an epoch
+    console.say(f"going on after step {int(state.step):,} of {job.num_steps:,}\n")
+    return position
+
+
+def zero_metrics(job: Job) -> Metrics:
+    return jax.device_put(Metrics.zero(), replicated(job.mesh))
+
+
+def checkpoint_of(position: Position) -> tuple[int, Any, dict[str, Any]]:
+    """(step, arrays, progress) for `checkpoints.save`."""
+    arrays = (position.state, position.metrics)
+    return int(position.state.step), arrays, {"epochs": position.epochs, "seconds": position.seconds}
+
+
+def make_programs(job: Job, position: Position, dataset: Dataset, config: ConfigDict) -> Programs:
+    """Places the images and compiles, each program once."""
+    sharding = replicated(job.mesh)
+    train = place(dataset.train, len(dataset.train), sharding)
+    rows = max(len(dataset.validation), len(dataset.test))  # of one shape, so that one compilation serves both
+    validation = (*place(dataset.validation, rows, sharding), np.int32(len(dataset.validation)))
+    test = (*place(dataset.test, rows, sharding), np.int32(len(dataset.test)))
+    train_steps = make_train_steps(
+        job.model,
+        job.optimizer,
+        AUGMENTATIONS[config.augment],
+        batch_size=job.batch_size,
+        label_smoothing=config.label_smoothing,
+        mesh=job.mesh,
+    )
+    evaluate = make_evaluate(job.model, batch_size=config.eval_batch_size, mesh=job.mesh)
+    began = time.perf_counter()
+    state, metrics = position.state, position.metrics
+    return Programs(
+        train_steps=train_steps.lower(state, metrics, *train, np.int32(0)).compile(),
+        evaluate=evaluate.lower(state.params, state.batch_stats, *validation).compile(),
+        train=train,
+        validation=validation,
+        test=test,
+        compile_seconds=time.perf_counter() - began,
+    )
+
+
+def place(split: Split, rows: int, sharding: Sharding) -> tuple[Array, Array]:
+    """The split's images and labels on the devices, filled up to `rows` with zeros."""
+    padding = rows - len(split)
+    images = np.pad(split.images, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else split.images
+    return jax.device_put(images, sharding), jax.device_put(np.pad(split.labels, (0, padding)), sharding)
+
+
+def train_epoch(
+    job: Job, programs: Programs, position: Position, epoch: int, title: str, interruption: Interruption
+) -> Position:
+    """Trains to the end of `epoch`, or to where a signal arrives.
+
+    Raises:
+        Diverged: names the step.
+    """
+    state, metrics, epochs, seconds = position
+    first = (epoch - 1) * job.steps_per_epoch
+    step, stop = int(state.step), min(first + job.steps_per_epoch, job.num_steps)
+    bar = console.EpochProgress(title, (step - first) * job.batch_size, (stop - first) * job.batch_size)
+    piece = FIRST_PIECE
+    while step < stop and not interruption.received:
+        piece_stop = min(stop, step + piece)
+        began = time.perf_counter()
+        state, metrics, diverged = programs.train_steps(state, metrics, *programs.train, np.int32(piece_stop))
+        if diverged:  # asking waits for the device
+            bar.close()
+            raise Diverged(f"the loss of step {int(state.step) + 1} (epoch {epoch}) is not finite")
+        elapsed = time.perf_counter() - began
+        rate = (piece_stop - step) / elapsed
+        piece = max(1, round(rate * PIECE_SECONDS))
+        step, seconds = piece_stop, seconds + elapsed
+        loss, accuracy = metrics.means()
+        bar.update((step - first) * job.batch_size, loss, accuracy, rate * job.batch_size)
+    bar.close()
+    return Position(state, metrics, epochs, seconds)
+
+
+def finish_epoch(job: Job, programs: Programs, position: Position, epoch: int) -> Position:
+    """Validates, and turns the epoch's sums into a line of metrics.jsonl."""
+    state, metrics, epochs, seconds = position
+    train_loss, train_accuracy = metrics.means()
+    validation_loss, validation_accuracy = evaluate_all(programs, state, programs.validation)
+    if not math.isfinite(validation_loss):
+        raise Diverged(f"the validation loss after step {int(state.step)} (epoch {epoch}) is not finite")
+    line = {
+        "epoch": epoch,
+        "step": int(state.step),
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "validation_loss": validation_loss,
+        "validation_accuracy": validation_accuracy,
+        "epoch_seconds": seconds,
+        "images_per_second": int(metrics.num_images) / seconds,
+    }
+    return Position(state, zero_metrics(job), [*epochs, line], seconds=0.0)
+
+
+def evaluate_all(programs: Programs, state: TrainState, split: tuple[Array, Array, np.int32]) -> tuple[float, float]:
+    """(mean loss, accuracy) over every image of a split."""
+    metrics = programs.evaluate(state.params, state.batch_stats, *split)
+    if int(metrics.num_images) != split[2]:
+        raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {split[2]} images")
+    return metrics.means()
+
+
+def best_of(epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line with the lowest validation loss, the first of equals."""
+    return min(epochs, key=lambda line: line["validation_loss"])
+
+
+def keep_if_best(position: Position, checkpoints: Checkpoints) -> None:
+    """Saves the position as the best if it is the end of the best epoch so far."""
+    if position.epochs and best_of(position.epochs)["step"] == int(position.state.step):
+        save(checkpoints.best, *checkpoint_of(position))
+
+
+def progress(position: Position, job: Job) -> dict[str, Any]:
+    """run.json's fields that every epoch changes."""
+    best = best_of(position.epochs)
+    seconds = sum(line["epoch_seconds"] for line in position.epochs)
+    return {
+        "best_epoch": best["epoch"],
+        "best_validation_loss": best["validation_loss"],
+        "best_validation_accuracy": best["validation_accuracy"],
+        "train_seconds": seconds,
+        "train_images_per_second": int(position.state.step) * job.batch_size / seconds,
+    }
+
+
+def test_best(job: Job, programs: Programs, position: Position, checkpoints: Checkpoints) -> tuple[float, float]:
+    """(loss, accuracy) of the best checkpoint on the test images."""
+    like = abstract((position.state, position.metrics), replicated(job.mesh))
+    (state, _), _ = restore(checkpoints.best, like)
+    return evaluate_all(programs, state, programs.test)
