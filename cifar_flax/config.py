@@ -89,8 +89,14 @@ def with_variant(config: ConfigDict, variant: str, smoke_epochs: float = 2.0) ->
     if variant:
         config.dataset = "synthetic"
         config.num_validation = 1_000
-        config.num_epochs = 12.0 if variant == "demo" else smoke_epochs
+        config.num_epochs = 15.0 if variant == "demo" else smoke_epochs
     return config
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """`file.py:variant` as (file, variant), and `file.py` as (file, "")."""
+    file, found, variant = spec.rpartition(".py:")
+    return (f"{file}.py", variant) if found else (spec, "")
 
 
 def load_experiment(spec: str) -> ConfigDict:
@@ -99,8 +105,8 @@ def load_experiment(spec: str) -> ConfigDict:
     Raises:
         BadInput: no such file, an error in it (with its own line), or no config returned.
     """
-    name, found, variant = spec.rpartition(".py:")
-    path = Path(f"{name}.py" if found else spec)
+    file, variant = split_spec(spec)
+    path = Path(file)
     if not path.is_file():
         raise BadInput(f"--config: no experiment file {str(path)!r}{_nearest_file(path)}")
     try:

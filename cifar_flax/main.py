@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-# TensorFlow, which only writes TensorBoard's events and reads TFDS here, is silent unless asked to speak
+# TensorFlow, which only reads TFDS and writes TensorBoard's events here, is silent unless asked to speak; its remark
+# on oneDNN comes before it heeds the first of these
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from ml_collections import ConfigDict
 
-from cifar_flax.config import load_experiment, nearest
+from cifar_flax.config import load_experiment, nearest, split_spec
 from cifar_flax.errors import BadInput, Diverged, Interrupted
 
 FIRST_RUN = "experiments/cnn_augmented.py:demo"
@@ -53,9 +55,8 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
         raise BadInput(f"{name}: no such flag{nearest(name, flags)}")
     for field in config:
         config[field] = getattr(arguments, f"config.{field}")
-    variant = known.config.rpartition(".py:")[2] if ".py:" in known.config else ""
-    default = Path("runs") / "_".join(filter(None, (config.experiment, variant)))
-    return config, Path(arguments.workdir or default)
+    name = "_".join(filter(None, (config.experiment, split_spec(known.config)[1])))
+    return config, Path(arguments.workdir or f"runs/{name}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -105,7 +105,7 @@ def _balanced_labels(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
 
 def _designs(rng: np.random.Generator, labels: NDArray[np.int32]) -> Floats:
     """[N, 4]: centre x and y from the middle and radius in pixels, turn in radians."""
-    low, high = (-4, -4, 7, 0), (4, 4, 11, 0.3 * np.pi)
+    low, high = (-4.5, -4.5, 7, 0), (4.5, 4.5, 11, 0.35 * np.pi)
     designs = rng.uniform(low, high, (len(labels), 4)).astype(np.float32)
     for label in range(len(SHAPES)):
         rows = NUM_VALIDATION + np.flatnonzero(labels[NUM_VALIDATION : NUM_VALIDATION + NUM_TRAIN] == label)
@@ -119,7 +119,7 @@ def _draw(rng: np.random.Generator, labels: NDArray[np.int32], designs: Floats) 
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) - np.float32((SIDE - 1) / 2)
     shape = _cover_of_shapes(labels, designs, x, y)
     stroke = _cover_of_strokes(rng, count, x, y)
-    grain = rng.standard_normal((count, SIDE, SIDE), np.float32) * 15
+    grain = rng.standard_normal((count, SIDE, SIDE), np.float32) * 9
 
     def per_image(low: float, high: float, *size: int) -> Floats:
         return rng.uniform(low, high, (count, *size)).astype(np.float32)[..., None, None]

@@ -75,7 +75,7 @@ def _import_tfds() -> Any:
 def _decode(name: str, folder: Path) -> Source:
     tfds = _import_tfds()
     builder = tfds.builder_from_directory(folder)  # what lies there, whatever version the installed TFDS has
-    features = builder.info.features
+    features = dict(builder.info.features.items())
     label = features.get("label")
     image = features.get("image")
     if not isinstance(label, tfds.features.ClassLabel) or image is None or None in image.shape:

@@ -1,0 +1,160 @@
+"""Every network: its shape, its parameters, its statistics, and that every experiment has a recorded count."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_flax.config import load_experiment
+from cifar_flax.models import MODELS
+from cifar_flax.state import count_parameters
+
+EXPERIMENTS = sorted(Path(__file__).parents[1].glob("experiments/*.py"))
+
+# (trainable, running statistics) on 32x32x3 images and ten classes: the reference's model.summary(), sections 1.4.1,
+# 1.5.1 and 1.7.1
+PARAMETER_COUNTS = {
+    "mlp": (3_590_642, 0),
+    "cnn": (528_054, 0),
+    "cnn_augmented": (528_054, 0),
+    "alexnet": (21_591_114, 1_216),
+}
+
+LAYERS = {
+    "mlp": {"fc1", "fc2", "output"},
+    "cnn": {"conv1", "conv2", "conv3", "fc1", "output"},
+    "alexnet": set("conv1 norm1 conv2 norm2 conv3 conv4 conv5 norm5 fc1 fc2 output".split()),
+}
+
+
+def init(name, shape=(32, 32, 3), classes=10, **fields):
+    model = MODELS[name](classes, **fields)
+    return model, model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
+
+
+def random_images(count, shape=(32, 32, 3)):
+    return jax.random.uniform(jax.random.key(1), (count, *shape))
+
+
+def test_every_model_and_every_experiment_has_a_recorded_count():
+    assert {path.stem for path in EXPERIMENTS} == set(PARAMETER_COUNTS)
+    assert {load_experiment(str(path)).model for path in EXPERIMENTS} == set(MODELS)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_parameter_count(path):
+    model = MODELS[load_experiment(str(path)).model](10)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    counts = count_parameters(variables["params"]), count_parameters(variables.get("batch_stats", {}))
+    assert counts == PARAMETER_COUNTS[path.stem]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_keep_their_names(name):
+    _, variables = init(name)
+    assert set(variables["params"]) == LAYERS[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("shape", "classes"), [((32, 32, 3), 10), ((32, 32, 3), 100), ((28, 28, 1), 10)])
+def test_logits_follow_the_dataset(name, shape, classes):
+    model = MODELS[name](classes)
+
+    def logits():
+        images = jnp.zeros((3, *shape))
+        return model.apply(model.init(jax.random.key(0), images, train=False), images, train=False)
+
+    out = jax.eval_shape(logits)
+    assert out.shape == (3, classes)
+    assert out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_kernels_are_glorot_uniform_and_biases_zero(name):
+    _, variables = init(name)
+    for layer, leaves in variables["params"].items():
+        np.testing.assert_array_equal(leaves["bias"], 0, err_msg=layer)
+        if "kernel" in leaves:
+            kernel = np.asarray(leaves["kernel"])
+            receptive = np.prod(kernel.shape[:-2], dtype=int)
+            limit = np.sqrt(6 / (receptive * (kernel.shape[-2] + kernel.shape[-1])))
+            assert 0.98 * limit < np.abs(kernel).max() <= limit, layer
+            assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.1), layer
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initialisation_is_decided_by_the_key(name):
+    model = MODELS[name](10)
+    images = jnp.zeros((1, 32, 32, 3))
+    kernels = [model.init(jax.random.key(k), images, train=False)["params"]["output"]["kernel"] for k in (0, 0, 1)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_statistics_move_in_training_only(name):
+    model, variables = init(name)
+    images = random_images(4)
+    rngs = {"dropout": jax.random.key(2)}
+    _, trained = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+    _, evaluated = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    before = variables.get("batch_stats", {})
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, trained.get("batch_stats", {}))
+    assert all(jax.tree.leaves(moved))
+    assert bool(before) == (name == "alexnet")
+    jax.tree.map(np.testing.assert_array_equal, before, evaluated.get("batch_stats", {}))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dropout_acts_in_training_only(name):
+    model, variables = init(name)
+    images = random_images(4)
+
+    def logits(train, key):
+        out = model.apply(variables, images, train=train, rngs={"dropout": jax.random.key(key)}, mutable=["batch_stats"])
+        return np.asarray(out[0])
+
+    assert not np.array_equal(logits(True, 0), logits(True, 1))
+    np.testing.assert_array_equal(logits(True, 0), logits(True, 0))
+    np.testing.assert_array_equal(logits(False, 0), logits(False, 1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_images_logits_do_not_depend_on_its_batch(name):
+    model, variables = init(name)
+    images = random_images(5)
+    together = model.apply(variables, images, train=False)
+    others = model.apply(variables, images.at[1:].set(0.5), train=False)
+    alone = model.apply(variables, images[:1], train=False)
+    np.testing.assert_array_equal(together[0], others[0])
+    np.testing.assert_allclose(together[0], alone[0], rtol=1e-5, atol=1e-6)  # a product of another size rounds otherwise
+
+
+def test_batch_norm_of_equal_images_is_finite():
+    model, variables = init("alexnet")
+
+    def loss(params):
+        logits, updates = model.apply(
+            {**variables, "params": params},
+            jnp.full((4, 32, 32, 3), 0.7),
+            train=True,
+            rngs={"dropout": jax.random.key(0)},
+            mutable=["batch_stats"],
+        )
+        return (logits**2).sum(), updates
+
+    grads, updates = jax.grad(loss, has_aux=True)(variables["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, updates)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_computes_near_float32_and_returns_float32(name):
+    model, variables = init(name)
+    half = MODELS[name](10, dtype=jnp.bfloat16)
+    images = random_images(2)
+    exact, rounded = (m.apply(variables, images, train=False) for m in (model, half))
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * float(np.abs(exact).max()) + 1e-3)
+    assert not np.array_equal(rounded, exact)
