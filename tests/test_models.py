@@ -1,5 +1,6 @@
 """Every network: its shape, its parameters, its statistics, and that every experiment has a recorded count."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -29,13 +30,14 @@ LAYERS = {
 }
 
 
-def init(name, shape=(32, 32, 3), classes=10, **fields):
-    model = MODELS[name](classes, **fields)
-    return model, model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
+@functools.cache
+def init(name):
+    model = MODELS[name](10)
+    return model, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
 
 
-def random_images(count, shape=(32, 32, 3)):
-    return jax.random.uniform(jax.random.key(1), (count, *shape))
+def random_images(count):
+    return jax.random.uniform(jax.random.key(1), (count, 32, 32, 3))
 
 
 def test_every_model_and_every_experiment_has_a_recorded_count():

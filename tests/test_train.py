@@ -1,0 +1,294 @@
+"""A run as a whole: its record, the same numbers however it was interrupted, and every way it can end."""
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cifar_flax import checkpoints, console, train
+from cifar_flax.errors import BadInput, Diverged, Interrupted
+from cifar_flax.train import train_and_evaluate
+
+TIMING = {"epoch_seconds", "images_per_second"}
+ONE = jax.devices()[:1]
+STEPS = 8  # of the tiny config: two epochs of four
+
+
+@pytest.fixture
+def single_steps(monkeypatch):
+    """Pieces of one step, so that a signal can arrive after any of them."""
+    monkeypatch.setattr(train, "FIRST_PIECE", 1)
+    monkeypatch.setattr(train, "PIECE_SECONDS", 0)
+
+
+def metrics_of(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
+
+
+def run_of(workdir):
+    return json.loads((workdir / "run.json").read_text())
+
+
+def final_arrays(workdir):
+    """The newest checkpoint's arrays by their path, as stored."""
+    with checkpoints.Checkpoints(workdir) as stored:
+        tree = stored.latest.restore(stored.latest.latest_step())["arrays"]
+    flat = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(jax.random.key_data(x) if "key" in str(x.dtype) else x) for path, x in flat}
+
+
+def assert_same_run(workdir, other):
+    assert metrics_of(workdir) == metrics_of(other)
+    a, b = final_arrays(workdir), final_arrays(other)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+    for field in ("test_loss", "test_accuracy", "best_epoch", "best_validation_loss"):
+        assert run_of(workdir)[field] == run_of(other)[field]
+
+
+def interrupt_after(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal when so many steps of the run are done."""
+    update = console.EpochProgress.update
+    done = []
+
+    def counting(self, *arguments):
+        update(self, *arguments)
+        done.append(None)
+        if len(done) == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(console.EpochProgress, "update", counting)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return tmp_path_factory.mktemp("straight")
+
+
+@pytest.fixture
+def straight_run(straight, tiny_config):
+    """The workdir of an undisturbed run."""
+    train_and_evaluate(tiny_config, straight, ONE)  # the second time it only says that it is done
+    return straight
+
+
+def test_the_record_is_complete(straight_run, tiny_config):
+    record = run_of(straight_run)
+    assert record["status"] == "done"
+    expected = {
+        "experiment": "tiny",
+        "model": "tiny",
+        "dataset": "tiny",
+        "seed": 0,
+        "num_train_examples": 70,
+        "num_validation_examples": 21,
+        "num_test_examples": 27,
+        "trainable_parameters": 3 * 3 * 3 * 4 + 4 + 2 * 4 + 4 * 4 * 4 * 3 + 3,
+        "non_trainable_parameters": 8,
+        "platform": "cpu",
+        "num_devices": 1,
+        "lowering": "patches",
+    }
+    assert {field: record[field] for field in expected} == expected
+    assert set(record["versions"]) == {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"}
+    assert record["git_commit"]
+    assert record["device_kind"]
+    assert record["compile_seconds"] > 0
+    lines = [json.loads(line) for line in (straight_run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 4), (2, 8)]
+    best = min(lines, key=lambda line: line["validation_loss"])
+    assert record["best_epoch"] == best["epoch"]
+    assert record["best_validation_loss"] == best["validation_loss"]
+    assert record["best_validation_accuracy"] == best["validation_accuracy"]
+    assert record["train_seconds"] == pytest.approx(sum(line["epoch_seconds"] for line in lines))
+    assert record["train_images_per_second"] == pytest.approx(128 / record["train_seconds"])
+    stored = json.loads((straight_run / "config.json").read_text())
+    assert stored == {**tiny_config.to_dict(), "lowering": "patches"}
+
+
+def test_tensorboard_has_scalars_histograms_and_hyperparameters(straight_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(straight_run / "tensorboard")).Reload()
+    names = {tag for kind in ("tensors", "scalars", "histograms") for tag in events.Tags()[kind]}
+    assert {"train_loss", "validation_accuracy", "test_accuracy", "conv1/kernel", "norm1/scale"} <= names
+    assert "_hparams_/session_start_info" in names
+    assert [event.step for event in events.Tensors("train_loss")] == [4, 8]
+    assert [event.step for event in events.Tensors("conv1/kernel")] == [4, 8]
+
+
+def test_a_finished_run_says_so_and_trains_nothing(straight_run, tiny_config, monkeypatch, capsys):
+    monkeypatch.setattr(train, "load", None)
+    before = run_of(straight_run)
+    record = train_and_evaluate(tiny_config, straight_run, ONE)
+    assert record == before == run_of(straight_run)
+    out = capsys.readouterr().out
+    assert "is done" in out
+    assert f"test accuracy {before['test_accuracy']:.2%}" in out
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 8])
+def test_sigterm_after_any_step_changes_no_number(step, straight_run, tiny_config, tmp_path, monkeypatch, single_steps):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, step)
+        with pytest.raises(Interrupted) as interrupted:
+            train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert interrupted.value.signal_number == signal.SIGTERM
+    assert run_of(tmp_path)["status"] == "interrupted"
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert_same_run(tmp_path, straight_run)
+
+
+def test_a_run_can_be_interrupted_again_and_again(straight_run, tiny_config, tmp_path, monkeypatch, single_steps):
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, 2, signal.SIGINT)
+            with pytest.raises(Interrupted):
+                train_and_evaluate(tiny_config, tmp_path, ONE)
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert_same_run(tmp_path, straight_run)
+
+
+def test_the_second_signal_acts_at_once(tiny_config, tmp_path, monkeypatch, single_steps):
+    def twice(self, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(console.EpochProgress, "update", twice)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(tiny_config, tmp_path, ONE)
+
+
+def test_a_run_that_ends_between_its_two_checkpoints_loses_neither(straight_run, tiny_config, tmp_path, monkeypatch):
+    """As power loss would: the newest is written, the best is not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "keep_if_best", lambda position, stored: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert run_of(tmp_path)["status"] == "failed"
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert_same_run(tmp_path, straight_run)
+
+
+def test_more_epochs_continue_a_finished_run(straight_run, tiny_config, tmp_path):
+    tiny_config.num_epochs = 1.0
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    tiny_config.num_epochs = 2.0
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert_same_run(tmp_path, straight_run)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"num_epochs": 2.0}, {"num_epochs": 1.0}),
+        ({"num_epochs": 0.5}, {"num_epochs": 1.0}),  # its partial last epoch has been counted as one
+        ({"num_epochs": 1.0, "schedule": "cosine"}, {"num_epochs": 2.0, "schedule": "cosine"}),
+        ({"seed": 0}, {"seed": 1}),
+        ({}, {"learning_rate": 0.5, "batch_size": 8}),
+    ],
+)
+def test_another_config_is_refused_with_the_difference(first, second, tiny_config, tmp_path):
+    tiny_config.update(first)
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config.to_dict()))
+    tiny_config.update(second)
+    changed = {field: value for field, value in second.items() if first.get(field) != value}
+    with pytest.raises(BadInput) as refused:
+        train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert all(f"{field}: " in str(refused.value) and str(value) in str(refused.value) for field, value in changed.items())
+
+
+def test_a_moved_data_dir_is_no_other_config(straight_run, tiny_config):
+    tiny_config.data_dir = "/elsewhere"
+    assert train_and_evaluate(tiny_config, straight_run, ONE)["status"] == "done"
+
+
+def test_a_fraction_of_an_epoch_ends_the_run_within_it(tiny_config, tmp_path):
+    tiny_config.num_epochs = 1.5
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert [(line["epoch"], line["step"]) for line in metrics_of(tmp_path)] == [(1, 4), (2, 6)]
+
+
+def test_best_and_newest_survive_worsening_validation(tiny_config, tmp_path, monkeypatch):
+    losses = iter([1.0, 2.0, 3.0, 4.0])
+    evaluate_all = train.evaluate_all
+    splits = []
+
+    def worsening(programs, state, split):
+        splits.append(split)
+        return (next(losses), 0.5) if split is programs.validation else evaluate_all(programs, state, split)
+
+    monkeypatch.setattr(train, "evaluate_all", worsening)
+    tiny_config.num_epochs = 4.0
+    record = train_and_evaluate(tiny_config, tmp_path, ONE)
+    with checkpoints.Checkpoints(tmp_path) as stored:
+        assert stored.best.all_steps() == [4]
+        assert stored.latest.all_steps() == [12, 16]
+    assert (record["best_epoch"], record["best_validation_loss"]) == (1, 1.0)
+
+
+def test_the_test_accuracy_is_that_of_the_best_checkpoint(tiny_config, tiny_dataset, tmp_path, monkeypatch):
+    evaluated = []
+    evaluate_all = train.evaluate_all
+
+    def spy(programs, state, split):
+        evaluated.append((int(state.step), split is programs.test))
+        return evaluate_all(programs, state, split)
+
+    monkeypatch.setattr(train, "evaluate_all", spy)
+    record = train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert evaluated[-1] == (4 * record["best_epoch"], True)
+    assert [is_test for _, is_test in evaluated].count(True) == 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tiny_config, tmp_path, monkeypatch):
+    tiny_config.update(optimizer="sgd", learning_rate=1e30, num_epochs=20.0)
+    with pytest.raises(Diverged) as diverged:
+        train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert run_of(tmp_path)["status"] == "diverged"
+    assert "step 3" in str(diverged.value) or "step 2" in str(diverged.value)
+
+
+def test_one_two_and_four_devices_give_the_same_losses(straight_run, tiny_config, tmp_path):
+    expected = metrics_of(straight_run)
+    for count in (2, 4):
+        workdir = tmp_path / str(count)
+        train_and_evaluate(tiny_config, workdir, jax.devices()[:count])
+        assert run_of(workdir)["num_devices"] == count
+        for mine, other in zip(metrics_of(workdir), expected, strict=True):
+            for field in ("train_loss", "validation_loss"):
+                assert mine[field] == pytest.approx(other[field], rel=1e-4)
+
+
+def test_a_checkpoint_of_four_devices_is_restored_on_one(straight_run, tiny_config, tmp_path, monkeypatch, single_steps):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(Interrupted):
+            train_and_evaluate(tiny_config, tmp_path, jax.devices()[:4])
+    record = train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert (record["status"], record["num_devices"]) == ("done", 1)
+    assert metrics_of(tmp_path)[1]["train_loss"] == pytest.approx(metrics_of(straight_run)[1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "devices"), [("batch_size", 71, 1), ("batch_size", 6, 4), ("eval_batch_size", 6, 4)]
+)
+def test_a_batch_that_does_not_fit_is_named_before_anything_is_written(field, value, devices, tiny_config, tmp_path):
+    tiny_config[field] = value
+    with pytest.raises(BadInput, match=f"config.{field}: {value} "):
+        train_and_evaluate(tiny_config, tmp_path / "new", jax.devices()[:devices])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_relative_workdir_is_made_absolute(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_config.num_epochs = 0.25
+    train_and_evaluate(tiny_config, "there/tiny", ONE)
+    assert run_of(Path("there/tiny"))["status"] == "done"
+    assert math.isfinite(run_of(tmp_path / "there" / "tiny")["test_loss"])
