@@ -137,23 +137,23 @@ def train(
         non_trainable_parameters=count_parameters(position.state.batch_stats),
         compile_seconds=programs.compile_seconds,
     )
+    record_epochs(records, position, job)  # lines that no checkpoint knows of are cut off
     console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
     with TensorBoard(records.workdir) as tensorboard:
         tensorboard.write_config(config.to_dict())
         for epoch in range(len(position.epochs) + 1, job.num_epochs + 1):
-            title = f"Epoch {epoch}/{job.num_epochs}"
-            position = train_epoch(job, programs, position, epoch, title, interruption)
-            if interruption.received:
+            stop = min(epoch * job.steps_per_epoch, job.num_steps)
+            position = train_epoch(job, programs, position, epoch, stop, interruption)
+            if int(position.state.step) < stop:
                 save(checkpoints.latest, *checkpoint_of(position))
                 interruption.raise_if_received()
             position = finish_epoch(job, programs, position, epoch)
             save(checkpoints.latest, *checkpoint_of(position))
             keep_if_best(position, checkpoints)
-            records.write_metrics(position.epochs)
-            records.update(**progress(position, job))
+            record_epochs(records, position, job)
             tensorboard.write_epoch(position.epochs[-1], position.state.params)
-            console.epoch_line(title, position.epochs)
-        interruption.raise_if_received()
+            console.epoch_line(title_of(epoch, job), position.epochs)
+            interruption.raise_if_received()
         loss, accuracy = test_best(job, programs, position, checkpoints)
         tensorboard.write_test(job.num_steps, loss, accuracy)
     records.update(status="done", test_loss=loss, test_accuracy=accuracy)
@@ -263,18 +263,22 @@ def place(split: Split, rows: int, sharding: Sharding) -> tuple[Array, Array]:
     return jax.device_put(images, sharding), jax.device_put(np.pad(split.labels, (0, padding)), sharding)
 
 
+def title_of(epoch: int, job: Job) -> str:
+    return f"Epoch {epoch}/{job.num_epochs}"
+
+
 def train_epoch(
-    job: Job, programs: Programs, position: Position, epoch: int, title: str, interruption: Interruption
+    job: Job, programs: Programs, position: Position, epoch: int, stop: int, interruption: Interruption
 ) -> Position:
-    """Trains to the end of `epoch`, or to where a signal arrives.
+    """Trains to step `stop`, the end of `epoch`, or to where a signal arrives.
 
     Raises:
         Diverged: names the step.
     """
     state, metrics, epochs, seconds = position
-    first = (epoch - 1) * job.steps_per_epoch
-    step, stop = int(state.step), min(first + job.steps_per_epoch, job.num_steps)
-    bar = console.EpochProgress(title, (step - first) * job.batch_size, (stop - first) * job.batch_size)
+    step, first = int(state.step), (epoch - 1) * job.steps_per_epoch
+    done, total = (step - first) * job.batch_size, (stop - first) * job.batch_size
+    bar = console.EpochProgress(title_of(epoch, job), done, total)
     piece = FIRST_PIECE
     while step < stop and not interruption.received:
         piece_stop = min(stop, step + piece)
@@ -332,17 +336,19 @@ def keep_if_best(position: Position, checkpoints: Checkpoints) -> None:
         save(checkpoints.best, *checkpoint_of(position))
 
 
-def progress(position: Position, job: Job) -> dict[str, Any]:
-    """run.json's fields that every epoch changes."""
-    best = best_of(position.epochs)
-    seconds = sum(line["epoch_seconds"] for line in position.epochs)
-    return {
-        "best_epoch": best["epoch"],
-        "best_validation_loss": best["validation_loss"],
-        "best_validation_accuracy": best["validation_accuracy"],
-        "train_seconds": seconds,
-        "train_images_per_second": int(position.state.step) * job.batch_size / seconds,
-    }
+def record_epochs(records: Records, position: Position, job: Job) -> None:
+    """Writes metrics.jsonl and what run.json says of it."""
+    records.write_metrics(position.epochs)
+    if position.epochs:
+        best, last = best_of(position.epochs), position.epochs[-1]
+        seconds = sum(line["epoch_seconds"] for line in position.epochs)
+        records.update(
+            best_epoch=best["epoch"],
+            best_validation_loss=best["validation_loss"],
+            best_validation_accuracy=best["validation_accuracy"],
+            train_seconds=seconds,
+            train_images_per_second=last["step"] * job.batch_size / seconds,
+        )
 
 
 def test_best(job: Job, programs: Programs, position: Position, checkpoints: Checkpoints) -> tuple[float, float]:

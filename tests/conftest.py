@@ -22,9 +22,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory):
-    """Nothing of the user's cache is read or written."""
+def _own_caches(tmp_path_factory):
+    """Nothing of the user's cache is read or written; a program that many tests need is compiled once."""
     os.environ["CIFAR_FLAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 class Tiny(nn.Module):

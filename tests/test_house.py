@@ -45,12 +45,8 @@ def python(code):
 
 
 def test_importing_the_package_is_instant_and_touches_no_library():
-    took, heavy = python(
-        "import sys, time; began = time.perf_counter(); import cifar_flax; print(time.perf_counter() - began);"
-        "print([name for name in ('jax', 'tensorflow', 'numpy', 'flax') if name in sys.modules])"
-    ).split("\n", 1)
-    assert float(took) < 0.1
-    assert heavy.strip() == "[]"
+    loaded = python("import sys; before = set(sys.modules); import cifar_flax; print(set(sys.modules) - before)")
+    assert loaded.strip() == "{'cifar_flax'}"
 
 
 def test_the_loop_imports_without_tensorflow_and_without_a_device():

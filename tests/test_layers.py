@@ -59,7 +59,9 @@ def test_patches_are_nn_conv(size, kernel, strides, padding):
     assert_same(apply(patches), apply(library), images, *flat)
 
 
-@pytest.mark.parametrize("extra", [{"kernel_dilation": 2}, {"input_dilation": 2, "padding": ((1, 1), (1, 1))}, {"feature_group_count": 2}])
+@pytest.mark.parametrize(
+    "extra", [{"kernel_dilation": 2}, {"input_dilation": 2, "padding": ((1, 1), (1, 1))}, {"feature_group_count": 2}]
+)
 def test_what_patches_leave_to_the_library_still_works(extra):
     images = random(2, 8, 8, 4)
     fields = {"features": 4, "kernel_size": (3, 3), "param_dtype": jnp.float64, **extra}
@@ -98,5 +100,9 @@ def test_ties_behind_a_relu_carry_no_gradient(lowering):
 
 
 def test_auto_is_patches_on_cpus_only():
-    assert [resolve_lowering("auto", platform) for platform in ("cpu", "gpu", "tpu")] == ["patches", "library", "library"]
+    assert [resolve_lowering("auto", platform) for platform in ("cpu", "gpu", "tpu")] == [
+        "patches",
+        "library",
+        "library",
+    ]
     assert resolve_lowering("library", "cpu") == "library"

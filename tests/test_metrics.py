@@ -10,7 +10,9 @@ from cifar_flax.metrics import Metrics, cross_entropy
 def test_sums_of_a_ragged_last_batch():
     # five images in batches of four: the second batch has one image and three rows of padding
     losses = jnp.array([[1.0, 2.0, 3.0, 4.0], [5.0, 100.0, 100.0, jnp.nan]])
-    logits = jnp.array([[[2.0, 1.0], [1.0, 2.0], [0.0, 1.0], [3.0, 0.0]], [[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
+    logits = jnp.array(
+        [[[2.0, 1.0], [1.0, 2.0], [0.0, 1.0], [3.0, 0.0]], [[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]
+    )
     labels = jnp.array([[0, 1, 0, 0], [1, 0, 0, 0]])
     mask = jnp.array([[True] * 4, [True, False, False, False]])
     total = Metrics.zero()

@@ -26,7 +26,7 @@ PARAMETER_COUNTS = {
 LAYERS = {
     "mlp": {"fc1", "fc2", "output"},
     "cnn": {"conv1", "conv2", "conv3", "fc1", "output"},
-    "alexnet": set("conv1 norm1 conv2 norm2 conv3 conv4 conv5 norm5 fc1 fc2 output".split()),
+    "alexnet": set(["conv1", "norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "norm5", "fc1", "fc2", "output"]),
 }
 
 
@@ -115,7 +115,9 @@ def test_dropout_acts_in_training_only(name):
     images = random_images(4)
 
     def logits(train, key):
-        out = model.apply(variables, images, train=train, rngs={"dropout": jax.random.key(key)}, mutable=["batch_stats"])
+        out = model.apply(
+            variables, images, train=train, rngs={"dropout": jax.random.key(key)}, mutable=["batch_stats"]
+        )
         return np.asarray(out[0])
 
     assert not np.array_equal(logits(True, 0), logits(True, 1))
@@ -131,7 +133,9 @@ def test_an_images_logits_do_not_depend_on_its_batch(name):
     others = model.apply(variables, images.at[1:].set(0.5), train=False)
     alone = model.apply(variables, images[:1], train=False)
     np.testing.assert_array_equal(together[0], others[0])
-    np.testing.assert_allclose(together[0], alone[0], rtol=1e-5, atol=1e-6)  # a product of another size rounds otherwise
+    np.testing.assert_allclose(
+        together[0], alone[0], rtol=1e-5, atol=1e-6
+    )  # a product of another size rounds otherwise
 
 
 def test_batch_norm_of_equal_images_is_finite():

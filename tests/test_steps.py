@@ -26,7 +26,11 @@ def program(devices=1):
     mesh = data_mesh(jax.devices()[:devices])
     optimizer = make_optimizer("adam", 1e-2, "constant", 0.0, 100)
     augmentation = AUGMENTATIONS["shift_flip"]
-    return optimizer, make_train_steps(Tiny(3), optimizer, augmentation, batch_size=BATCH, label_smoothing=0.0, mesh=mesh), mesh
+    return (
+        optimizer,
+        make_train_steps(Tiny(3), optimizer, augmentation, batch_size=BATCH, label_smoothing=0.0, mesh=mesh),
+        mesh,
+    )
 
 
 def setup(devices=1, seed=0):

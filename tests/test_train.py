@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cifar_flax import checkpoints, console, train
@@ -37,9 +38,13 @@ def run_of(workdir):
 def final_arrays(workdir):
     """The newest checkpoint's arrays by their path, as stored."""
     with checkpoints.Checkpoints(workdir) as stored:
-        tree = stored.latest.restore(stored.latest.latest_step())["arrays"]
+        as_stored = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        tree = stored.latest.restore(stored.latest.latest_step(), args=as_stored)["arrays"]
     flat = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(jax.random.key_data(x) if "key" in str(x.dtype) else x) for path, x in flat}
+    return {
+        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(x) if "key" in str(x.dtype) else x)
+        for path, x in flat
+    }
 
 
 def assert_same_run(workdir, other):
@@ -201,7 +206,9 @@ def test_another_config_is_refused_with_the_difference(first, second, tiny_confi
     changed = {field: value for field, value in second.items() if first.get(field) != value}
     with pytest.raises(BadInput) as refused:
         train_and_evaluate(tiny_config, tmp_path, ONE)
-    assert all(f"{field}: " in str(refused.value) and str(value) in str(refused.value) for field, value in changed.items())
+    assert all(
+        f"{field}: " in str(refused.value) and str(value) in str(refused.value) for field, value in changed.items()
+    )
 
 
 def test_a_moved_data_dir_is_no_other_config(straight_run, tiny_config):
@@ -233,7 +240,7 @@ def test_best_and_newest_survive_worsening_validation(tiny_config, tmp_path, mon
     assert (record["best_epoch"], record["best_validation_loss"]) == (1, 1.0)
 
 
-def test_the_test_accuracy_is_that_of_the_best_checkpoint(tiny_config, tiny_dataset, tmp_path, monkeypatch):
+def test_the_test_accuracy_is_that_of_the_best_checkpoint(tiny_config, tmp_path, monkeypatch):
     evaluated = []
     evaluate_all = train.evaluate_all
 
@@ -266,7 +273,9 @@ def test_one_two_and_four_devices_give_the_same_losses(straight_run, tiny_config
                 assert mine[field] == pytest.approx(other[field], rel=1e-4)
 
 
-def test_a_checkpoint_of_four_devices_is_restored_on_one(straight_run, tiny_config, tmp_path, monkeypatch, single_steps):
+def test_a_checkpoint_of_four_devices_is_restored_on_one(
+    straight_run, tiny_config, tmp_path, monkeypatch, single_steps
+):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 5)
         with pytest.raises(Interrupted):

@@ -1,0 +1,95 @@
+"""The real CIFAR-10: known facts of the loaded data, and what the experiments reach on it in an epoch or two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar_flax import data
+from cifar_flax.config import base_config
+
+PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+ROOT = Path(__file__).parents[1]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (PREPARED / "cifar10").is_dir(), reason=f"no cifar10 prepared in {PREPARED}; set TFDS_DATA_DIR"
+    ),
+]
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    return data.load(base_config())
+
+
+def pixel_sum(*splits):
+    return sum(int(split.images.sum(dtype=np.int64)) for split in splits)
+
+
+def test_counts_and_class_names(cifar10):
+    assert [len(split) for split in (cifar10.train, cifar10.validation, cifar10.test)] == [45_000, 5_000, 10_000]
+    assert cifar10.class_names == CLASS_NAMES
+    assert cifar10.image_shape == (32, 32, 3)
+    every = np.concatenate([cifar10.validation.labels, cifar10.train.labels])
+    assert np.bincount(every).tolist() == [5_000] * 10
+    assert np.bincount(cifar10.test.labels).tolist() == [1_000] * 10
+
+
+def test_the_official_order(cifar10):
+    assert cifar10.validation.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    assert cifar10.test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    first = cifar10.validation.images[0]
+    assert first[0, 0].tolist() == [59, 62, 63]
+    assert int(first.sum(dtype=np.int64)) == 317_790
+
+
+def test_validation_is_the_first_5000_training_images(cifar10):
+    assert np.bincount(cifar10.validation.labels).tolist() == [505, 460, 519, 486, 519, 488, 519, 486, 520, 498]
+    assert pixel_sum(cifar10.validation) == 1_850_223_105
+    whole = data.read("cifar10", None)
+    np.testing.assert_array_equal(whole.train.images[:5_000], cifar10.validation.images)
+    np.testing.assert_array_equal(whole.train.labels[5_000:], cifar10.train.labels)
+
+
+def test_the_pixels(cifar10):
+    assert pixel_sum(cifar10.validation, cifar10.train) == 18_540_682_003
+    assert pixel_sum(cifar10.test) == 3_733_375_634
+    images = np.concatenate([cifar10.validation.images, cifar10.train.images])
+    counts = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)])
+    values = np.arange(256) / 255
+    mean = counts @ values / counts.sum(1)
+    std = np.sqrt(counts @ values**2 / counts.sum(1) - mean**2)
+    np.testing.assert_allclose(mean, [0.4914, 0.482158, 0.446531], atol=1e-6)
+    np.testing.assert_allclose(std, [0.247032, 0.243485, 0.261588], atol=1e-6)
+
+
+# (epochs, validation accuracy that must be passed, trainable parameters, running statistics)
+FLOORS = {
+    "cnn": (2, 0.52, 528_054, 0),
+    "cnn_augmented": (2, 0.45, 528_054, 0),
+    "mlp": (2, 0.33, 3_590_642, 0),
+    "alexnet": (1, 0.35, 21_591_114, 1_216),
+}
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_an_experiment_learns(name, cifar10, tmp_path):
+    epochs, floor, trainable, statistics = FLOORS[name]
+    config = ["--config", f"experiments/{name}.py", f"--config.num_epochs={epochs}", "--workdir", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-m", "cifar_flax.main", *config], cwd=ROOT, env=environment, check=True)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["status"] == "done"
+    counts = ("num_train_examples", "num_validation_examples", "num_test_examples")
+    assert [run[count] for count in counts] == [len(cifar10.train), len(cifar10.validation), len(cifar10.test)]
+    assert (run["trainable_parameters"], run["non_trainable_parameters"]) == (trainable, statistics)
+    assert run["best_validation_accuracy"] > floor
+    assert run["test_accuracy"] > floor

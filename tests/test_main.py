@@ -1,0 +1,199 @@
+"""The command line: what it makes of its arguments, and one line with exit code 2 for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cifar_flax.config import base_config
+from cifar_flax.errors import BadInput
+from cifar_flax.main import main, parse
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def command(*arguments, cwd=ROOT):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cifar_flax.main", *arguments],
+        cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_loads_and_takes_overrides(name):
+    overrides = [
+        "--config.seed=7",
+        "--config.num_epochs",
+        "3",
+        "--config.data_dir=/data",
+        "--config.learning_rate=1e-2",
+    ]
+    config, workdir = parse(["--config", f"experiments/{name}.py", *overrides])
+    assert workdir == Path("runs", name)
+    assert config.experiment == name
+    assert (config.seed, config.num_epochs, config.data_dir, config.learning_rate) == (7, 3.0, "/data", 0.01)
+    assert isinstance(config.num_epochs, float)
+
+
+@pytest.mark.parametrize("variant", ["smoke", "demo"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_variants_are_synthetic_and_have_a_folder_of_their_own(name, variant):
+    config, workdir = parse(["--config", f"experiments/{name}.py:{variant}"])
+    assert workdir == Path("runs", f"{name}_{variant}")
+    assert config.dataset == "synthetic"
+
+
+def test_without_arguments_it_is_the_demo():
+    config, workdir = parse([])
+    assert (config.experiment, config.dataset, workdir) == (
+        "cnn_augmented",
+        "synthetic",
+        Path("runs/cnn_augmented_demo"),
+    )
+
+
+def test_the_reference_recipe():
+    for name in EXPERIMENTS:
+        config, _ = parse(["--config", f"experiments/{name}.py"])
+        recipe = (config.optimizer, config.learning_rate, config.batch_size, config.num_epochs, config.num_validation)
+        assert recipe == ("adam", 1e-3, 32, 20.0, 5_000)
+        assert config.augment == ("shift_flip" if name in ("cnn_augmented", "alexnet") else "none")
+
+
+def test_no_field_is_none_but_a_placeholder():
+    config = base_config()
+    assert [field for field in config if config[field] is None] == ["data_dir"]
+    assert config.get_type("data_dir") is str
+
+
+# arguments, and what the one line has to say
+MISTAKES = {
+    "unknown_file": (["--config", "experiments/cn.py"], ["experiments/cn.py", "did you mean 'experiments/cnn.py'"]),
+    "no_file": (["--config"], ["--config", "expected one argument"]),
+    "empty_file": (["--config="], ["--config", "experiment file"]),
+    "unknown_variant": (["--config", "experiments/cnn.py:smok"], ["smok", "smoke"]),
+    "unknown_field": (["--config.bach_size=3"], ["--config.bach_size", "--config.batch_size"]),
+    "unknown_flag": (["--workdri=x"], ["--workdri", "--workdir"]),
+    "stray": (["stray"], ["stray"]),
+    "wrong_type": (["--config.batch_size=many"], ["--config.batch_size", "many"]),
+    "not_whole": (["--config.batch_size=1.5"], ["--config.batch_size", "1.5"]),
+    "model": (["--config.model=cn"], ["config.model", "'cn'", "'cnn'"]),
+    "optimizer": (["--config.optimizer=x"], ["config.optimizer", "'x'", "adam, sgd"]),
+    "schedule": (["--config.schedule=cosin"], ["config.schedule", "'cosine'"]),
+    "augment": (["--config.augment=flip"], ["config.augment", "shift_flip"]),
+    "lowering": (["--config.lowering=x"], ["config.lowering", "patches"]),
+    "dtype": (["--config.dtype=float16"], ["config.dtype", "bfloat16"]),
+    "batch_size": (["--config.batch_size=0"], ["config.batch_size", "0", "from 1"]),
+    "large_batch": (["--config.batch_size=8001"], ["config.batch_size", "8001", "8000"]),
+    "epochs": (["--config.num_epochs=-1"], ["config.num_epochs", "-1"]),
+    "negative_rate": (["--config.learning_rate=-0.1"], ["config.learning_rate", "-0.1"]),
+    "nan_rate": (["--config.learning_rate=nan"], ["config.learning_rate", "nan"]),
+    "infinite_rate": (["--config.learning_rate=inf"], ["config.learning_rate", "inf"]),
+    "smoothing": (["--config.label_smoothing=1"], ["config.label_smoothing", "1"]),
+    "seed": (["--config.seed=-1"], ["config.seed", "-1"]),
+    "dataset": (["--config.dataset="], ["config.dataset", "synthetic"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, capsys, tmp_path):
+    arguments, words = MISTAKES[mistake]
+    code = main([*arguments, *([] if "--workdri" in arguments[0] else [f"--workdir={tmp_path / 'new'}"])])
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.err.count("\n") == 1
+    assert all(word in captured.err for word in words), captured.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config(:\n", ["line 1", "SyntaxError"]),
+        ("import nothing_of_that_name\n", ["line 1", "nothing_of_that_name"]),
+        ("from cifar_flax.config import base_config\n\ndef get_config():\n    config = base_config()\n"
+         "    config.modle = 'cnn'\n    return config\n", ["line 5", "modle", "model"]),
+        ("def get_config():\n    return None\n", ["NoneType"]),
+        ("x = 1\n", ["get_config"]),
+    ],
+)  # fmt: skip
+def test_an_error_in_an_experiment_file_is_named_with_its_line(text, words, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(BadInput) as mistake:
+        parse(["--config", str(file)])
+    assert "\n" not in str(mistake.value)
+    assert all(word in str(mistake.value) for word in ["mine.py", *words]), mistake.value
+
+
+@pytest.mark.parametrize("kind", ["file", "below_a_file", "damaged"])
+def test_a_workdir_that_cannot_be_used_is_named(kind, tmp_path, capsys):
+    workdir = tmp_path / "runs"
+    if kind == "damaged":
+        workdir.mkdir()
+        (workdir / "config.json").write_text("{")
+    else:
+        workdir.write_text("")
+    used = workdir / "below" if kind == "below_a_file" else workdir
+    assert main(["--config", "experiments/cnn.py:smoke", f"--workdir={used}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "--workdir" in captured.err
+    assert str(workdir) in captured.err
+
+
+def test_help_names_every_field(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"--config.{field}" in out for field in base_config())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_as_smoke(name, tmp_path):
+    process = command("--config", f"experiments/{name}.py:smoke", "--workdir", str(tmp_path))
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "test accuracy" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_process_costs_nothing(number, tmp_path):
+    """Three interruptions at some moment each, and the numbers of a run that nobody disturbed."""
+    straight = ["--config", "experiments/cnn_augmented.py:smoke", "--workdir", str(tmp_path / "straight")]
+    assert command(*straight).wait() == 0
+    disturbed = [*straight[:-1], str(tmp_path / "disturbed")]
+    for _ in range(3):
+        process = command(*disturbed)
+        for line in process.stdout:
+            if line.startswith("compiled"):
+                break
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert process.returncode == 128 + number
+        assert "the same command goes on" in err
+    assert command(*disturbed).wait() == 0
+
+    def numbers(name):
+        import json
+
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        test = json.loads((tmp_path / name / "run.json").read_text())["test_loss"]
+        return [(line["step"], line["train_loss"], line["validation_loss"]) for line in lines], test
+
+    assert numbers("straight") == numbers("disturbed")
