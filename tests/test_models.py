@@ -26,7 +26,7 @@ PARAMETER_COUNTS = {
 LAYERS = {
     "mlp": {"fc1", "fc2", "output"},
     "cnn": {"conv1", "conv2", "conv3", "fc1", "output"},
-    "alexnet": set(["conv1", "norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "norm5", "fc1", "fc2", "output"]),
+    "alexnet": {"conv1", "norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "norm5", "fc1", "fc2", "output"},
 }
 
 

@@ -1,4 +1,4 @@
-"""The compiled functions: exact counts, one compilation, the same bits wherever an epoch is cut, any number of devices."""
+"""The compiled functions: exact counts, one compilation, the same bits wherever an epoch is cut, on any devices."""
 
 import functools
 
