@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
 .PHONY: demo test slow lint
 
 demo: .venv/installed
@@ -19,6 +21,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "installing into .venv, which takes a minute or two"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

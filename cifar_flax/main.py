@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{error}; the state is saved, the same command goes on from here", file=sys.stderr)
         return 128 + error.signal_number
     except KeyboardInterrupt:
+        print("interrupted at once; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 

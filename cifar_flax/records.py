@@ -61,18 +61,21 @@ class Records:
 
     @contextmanager
     def status(self) -> Iterator[None]:
-        """Keeps run.json's `status`: running, and then how the block was left, unless the block sets it to done."""
+        """Keeps run.json's `status`: running, and then how the block ended, with the `reason` if it failed.
+
+        The block itself sets it to done.
+        """
         self.update(status="running")
         try:
             yield
         except Interrupted:
             self.update(status="interrupted")
             raise
-        except Diverged:
-            self.update(status="diverged")
+        except Diverged as error:
+            self.update(status="diverged", reason=str(error))
             raise
-        except BaseException:
-            self.update(status="failed")
+        except BaseException as error:
+            self.update(status="failed", reason=f"{type(error).__name__}: {error}")
             raise
 
 

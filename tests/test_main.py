@@ -1,6 +1,8 @@
 """The command line: what it makes of its arguments, and one line with exit code 2 for every mistake."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -153,6 +155,13 @@ def test_a_workdir_that_cannot_be_used_is_named(kind, tmp_path, capsys):
     assert str(workdir) in captured.err
 
 
+def test_a_run_that_diverges_exits_with_1_and_names_the_step(tiny_config, tmp_path, capsys):
+    fields = ["model=tiny", "dataset=tiny", "batch_size=16", "eval_batch_size=8", "optimizer=sgd", "learning_rate=1e30"]
+    assert main([f"--workdir={tmp_path}", *(f"--config.{field}" for field in fields)]) == 1
+    assert re.search(r"^diverged: the loss of step \d+ ", capsys.readouterr().err)
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "diverged"
+
+
 def test_help_names_every_field(capsys):
     with pytest.raises(SystemExit) as left:
         main(["--help"])
@@ -190,8 +199,6 @@ def test_a_signal_to_the_process_costs_nothing(number, tmp_path):
     assert command(*disturbed).wait() == 0
 
     def numbers(name):
-        import json
-
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         test = json.loads((tmp_path / name / "run.json").read_text())["test_loss"]
         return [(line["step"], line["train_loss"], line["validation_loss"]) for line in lines], test

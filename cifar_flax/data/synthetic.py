@@ -126,7 +126,7 @@ def _draw(rng: np.random.Generator, labels: NDArray[np.int32], designs: Floats) 
 
     slope_x, slope_y = per_image(-2, 2), per_image(-2, 2)
     common = grain + slope_x * x + slope_y * y
-    ground, pencil = per_image(40, 140, 3), per_image(-60, 60, 3)
+    ground, pencil = per_image(5, 75, 3), per_image(-60, 60, 3)
     hue = rng.normal(1.5, 0.7, (count, 3))  # brighter than the ground, but for a rare channel
     ink = (hue / np.linalg.norm(hue, axis=1, keepdims=True)).astype(np.float32)[..., None, None] * per_image(60, 120, 1)
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
