@@ -8,7 +8,6 @@ import pytest
 from cifar_flax.main import parse
 from cifar_flax.train import train_and_evaluate
 
-
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
