@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cifar_flax.errors import BadInput, Diverged, Interrupted
 
+HISTOGRAM_SIZE = 50_000  # numbers that show a distribution; AlexNet's millions would cost seconds an epoch
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
@@ -111,6 +111,11 @@ def _git_commit() -> str:
         return "unknown"
 
 
+def _spread(array: jax.Array) -> jax.Array:
+    """[N], N below 2 * HISTOGRAM_SIZE: all of the array's numbers, or every k-th."""
+    return array.ravel()[:: max(1, array.size // HISTOGRAM_SIZE)]
+
+
 class TensorBoard:
     """Events below a workdir's `tensorboard/`, through clu; silent where TensorFlow is not installed."""
 
@@ -140,12 +145,12 @@ class TensorBoard:
             self._writer.write_hparams({field: "" if value is None else value for field, value in config.items()})
 
     def write_epoch(self, epoch: dict[str, Any], params: Any) -> None:
-        """The scalars of a line of metrics.jsonl, and a histogram of every parameter."""
+        """The scalars of a line of metrics.jsonl, and a histogram of every parameter (of evenly spread ones)."""
         if self._writer:
             step = epoch["step"]
             self._writer.write_scalars(step, {name: value for name, value in epoch.items() if name != "step"})
-            named = flatten_dict(jax.device_get(params), sep="/")
-            self._writer.write_histograms(step, {name: np.ravel(array) for name, array in named.items()})
+            sampled = {name: _spread(array) for name, array in flatten_dict(params, sep="/").items()}
+            self._writer.write_histograms(step, jax.device_get(sampled))
             self._writer.flush()
 
     def write_test(self, step: int, loss: float, accuracy: float) -> None:
