@@ -7,48 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array
-from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
 from cifar_flax import console
-from cifar_flax.augment import AUGMENTATIONS
 from cifar_flax.checkpoints import Checkpoints, abstract, restore, save
 from cifar_flax.config import differences, extends, validate, validate_sizes
-from cifar_flax.data import Dataset, Split, load
+from cifar_flax.data import Dataset, load
 from cifar_flax.errors import BadInput, Diverged
 from cifar_flax.interruption import Interruption
 from cifar_flax.layers import resolve_lowering
 from cifar_flax.metrics import Metrics
-from cifar_flax.models import MODELS
-from cifar_flax.optimizers import make_optimizer
+from cifar_flax.programs import Job, Programs, evaluate_all, make_job, make_programs, zero_metrics
 from cifar_flax.records import Records, TensorBoard, environment
 from cifar_flax.state import TrainState, count_parameters, create_train_state
-from cifar_flax.steps import data_mesh, make_evaluate, make_train_steps, replicated
+from cifar_flax.steps import replicated
 
 PIECE_SECONDS = 2.0  # between two looks at the clock and at signals: dispatch is lost in it, progress is not
 FIRST_PIECE = 8  # steps, before their speed is known
-
-
-class Job(NamedTuple):
-    """What stays the same all through a run."""
-
-    model: nn.Module
-    optimizer: optax.GradientTransformation
-    mesh: Mesh
-    batch_size: int
-    steps_per_epoch: int
-    num_steps: int
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs begun: 10 for 9.9."""
-        return math.ceil(self.num_steps / self.steps_per_epoch)
 
 
 class Position(NamedTuple):
@@ -65,17 +42,6 @@ class Position(NamedTuple):
     metrics: Metrics
     epochs: list[dict[str, Any]]
     seconds: float
-
-
-class Programs(NamedTuple):
-    """The two compiled programs of a run, and the images they work on, in the devices' memory."""
-
-    train_steps: Any
-    evaluate: Any
-    train: tuple[Array, Array]
-    validation: tuple[Array, Array, np.int32]
-    test: tuple[Array, Array, np.int32]
-    compile_seconds: float
 
 
 def train_and_evaluate(
@@ -131,7 +97,7 @@ def train(
 ) -> None:
     """From `position` to the test accuracy."""
     console.say(console.model_table(job.model, dataset.image_shape))
-    programs = make_programs(job, position, dataset, config)
+    programs = make_programs(job, position.state, position.metrics, dataset, config)
     records.update(
         trainable_parameters=count_parameters(position.state.params),
         non_trainable_parameters=count_parameters(position.state.batch_stats),
@@ -186,21 +152,6 @@ def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def make_job(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]) -> Job:
-    steps_per_epoch = len(dataset.train) // config.batch_size
-    num_steps = max(1, round(config.num_epochs * steps_per_epoch))
-    return Job(
-        model=MODELS[config.model](dataset.num_classes, dtype=jnp.dtype(config.dtype), lowering=config.lowering),
-        optimizer=make_optimizer(
-            config.optimizer, config.learning_rate, config.schedule, config.weight_decay, num_steps
-        ),
-        mesh=data_mesh(devices),
-        batch_size=config.batch_size,
-        steps_per_epoch=steps_per_epoch,
-        num_steps=num_steps,
-    )
-
-
 def restore_or_start(job: Job, checkpoints: Checkpoints, seed: int, dataset: Dataset) -> Position:
     """The newest checkpoint's position, or the one before the first step."""
     create = jax.jit(
@@ -218,49 +169,10 @@ def restore_or_start(job: Job, checkpoints: Checkpoints, seed: int, dataset: Dat
     return position
 
 
-def zero_metrics(job: Job) -> Metrics:
-    return jax.device_put(Metrics.zero(), replicated(job.mesh))
-
-
 def checkpoint_of(position: Position) -> tuple[int, Any, dict[str, Any]]:
     """(step, arrays, progress) for `checkpoints.save`."""
     arrays = (position.state, position.metrics)
     return int(position.state.step), arrays, {"epochs": position.epochs, "seconds": position.seconds}
-
-
-def make_programs(job: Job, position: Position, dataset: Dataset, config: ConfigDict) -> Programs:
-    """Places the images and compiles, each program once."""
-    sharding = replicated(job.mesh)
-    train = place(dataset.train, len(dataset.train), sharding)
-    rows = max(len(dataset.validation), len(dataset.test))  # of one shape, so that one compilation serves both
-    validation = (*place(dataset.validation, rows, sharding), np.int32(len(dataset.validation)))
-    test = (*place(dataset.test, rows, sharding), np.int32(len(dataset.test)))
-    train_steps = make_train_steps(
-        job.model,
-        job.optimizer,
-        AUGMENTATIONS[config.augment],
-        batch_size=job.batch_size,
-        label_smoothing=config.label_smoothing,
-        mesh=job.mesh,
-    )
-    evaluate = make_evaluate(job.model, batch_size=config.eval_batch_size, mesh=job.mesh)
-    began = time.perf_counter()
-    state, metrics = position.state, position.metrics
-    return Programs(
-        train_steps=train_steps.lower(state, metrics, *train, np.int32(0)).compile(),
-        evaluate=evaluate.lower(state.params, state.batch_stats, *validation).compile(),
-        train=train,
-        validation=validation,
-        test=test,
-        compile_seconds=time.perf_counter() - began,
-    )
-
-
-def place(split: Split, rows: int, sharding: Sharding) -> tuple[Array, Array]:
-    """The split's images and labels on the devices, filled up to `rows` with zeros."""
-    padding = rows - len(split)
-    images = np.pad(split.images, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else split.images
-    return jax.device_put(images, sharding), jax.device_put(np.pad(split.labels, (0, padding)), sharding)
 
 
 def title_of(epoch: int, job: Job) -> str:
@@ -315,14 +227,6 @@ def finish_epoch(job: Job, programs: Programs, position: Position, epoch: int) -
         "images_per_second": int(metrics.num_images) / seconds,
     }
     return Position(state, zero_metrics(job), [*epochs, line], seconds=0.0)
-
-
-def evaluate_all(programs: Programs, state: TrainState, split: tuple[Array, Array, np.int32]) -> tuple[float, float]:
-    """(mean loss, accuracy) over every image of a split."""
-    metrics = programs.evaluate(state.params, state.batch_stats, *split)
-    if int(metrics.num_images) != split[2]:
-        raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {split[2]} images")
-    return metrics.means()
 
 
 def best_of(epochs: list[dict[str, Any]]) -> dict[str, Any]:

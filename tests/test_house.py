@@ -13,6 +13,7 @@ FLOORS = (
     {"layers", "data", "records", "augment", "metrics", "state", "optimizers", "interruption"},
     {"models", "checkpoints"},
     {"config", "steps", "console"},
+    {"programs"},
     {"train"},
     {"main"},
 )

@@ -1,0 +1,111 @@
+"""What a run computes with: its model and optimizer, the compiled programs, and the images in the devices' memory."""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh, Sharding
+from ml_collections import ConfigDict
+
+from cifar_flax.augment import AUGMENTATIONS
+from cifar_flax.data import Dataset, Split
+from cifar_flax.metrics import Metrics
+from cifar_flax.models import MODELS
+from cifar_flax.optimizers import make_optimizer
+from cifar_flax.state import TrainState
+from cifar_flax.steps import data_mesh, make_evaluate, make_train_steps, replicated
+
+
+class Job(NamedTuple):
+    """What stays the same all through a run."""
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    batch_size: int
+    steps_per_epoch: int
+    num_steps: int
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs begun: 10 for 9.9."""
+        return math.ceil(self.num_steps / self.steps_per_epoch)
+
+
+class Programs(NamedTuple):
+    """The two compiled programs of a run, and the images they work on, in the devices' memory."""
+
+    train_steps: Any
+    evaluate: Any
+    train: tuple[Array, Array]
+    validation: tuple[Array, Array, np.int32]
+    test: tuple[Array, Array, np.int32]
+    compile_seconds: float
+
+
+def make_job(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]) -> Job:
+    steps_per_epoch = len(dataset.train) // config.batch_size
+    num_steps = max(1, round(config.num_epochs * steps_per_epoch))
+    return Job(
+        model=MODELS[config.model](dataset.num_classes, dtype=jnp.dtype(config.dtype), lowering=config.lowering),
+        optimizer=make_optimizer(
+            config.optimizer, config.learning_rate, config.schedule, config.weight_decay, num_steps
+        ),
+        mesh=data_mesh(devices),
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=num_steps,
+    )
+
+
+def zero_metrics(job: Job) -> Metrics:
+    """The sums before an epoch, on the devices."""
+    return jax.device_put(Metrics.zero(), replicated(job.mesh))
+
+
+def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Dataset, config: ConfigDict) -> Programs:
+    """Places the images and compiles, each program once; `state` and `metrics` only lend their shapes."""
+    sharding = replicated(job.mesh)
+    train = place(dataset.train, len(dataset.train), sharding)
+    rows = max(len(dataset.validation), len(dataset.test))  # of one shape, so that one compilation serves both
+    validation = (*place(dataset.validation, rows, sharding), np.int32(len(dataset.validation)))
+    test = (*place(dataset.test, rows, sharding), np.int32(len(dataset.test)))
+    train_steps = make_train_steps(
+        job.model,
+        job.optimizer,
+        AUGMENTATIONS[config.augment],
+        batch_size=job.batch_size,
+        label_smoothing=config.label_smoothing,
+        mesh=job.mesh,
+    )
+    evaluate = make_evaluate(job.model, batch_size=config.eval_batch_size, mesh=job.mesh)
+    began = time.perf_counter()
+    return Programs(
+        train_steps=train_steps.lower(state, metrics, *train, np.int32(0)).compile(),
+        evaluate=evaluate.lower(state.params, state.batch_stats, *validation).compile(),
+        train=train,
+        validation=validation,
+        test=test,
+        compile_seconds=time.perf_counter() - began,
+    )
+
+
+def place(split: Split, rows: int, sharding: Sharding) -> tuple[Array, Array]:
+    """The split's images and labels on the devices, filled up to `rows` with zeros."""
+    padding = rows - len(split)
+    images = np.pad(split.images, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else split.images
+    return jax.device_put(images, sharding), jax.device_put(np.pad(split.labels, (0, padding)), sharding)
+
+
+def evaluate_all(programs: Programs, state: TrainState, split: tuple[Array, Array, np.int32]) -> tuple[float, float]:
+    """(mean loss, accuracy) over every image of a split."""
+    metrics = programs.evaluate(state.params, state.batch_stats, *split)
+    if int(metrics.num_images) != split[2]:
+        raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {split[2]} images")
+    return metrics.means()
