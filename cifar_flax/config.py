@@ -17,7 +17,7 @@ from cifar_flax.models import MODELS
 from cifar_flax.optimizers import OPTIMIZERS, SCHEDULES
 
 # Fields that say where or how a run is computed, not which numbers come out (but for rounding).
-NOT_PART_OF_THE_RECIPE = ("data_dir", "lowering")
+NOT_PART_OF_THE_RECIPE = ("experiment", "data_dir", "lowering", "eval_batch_size")
 
 CHOICES: dict[str, Collection[str]] = {
     "model": MODELS,
@@ -54,7 +54,7 @@ def base_config() -> ConfigDict:
     # Images per training step, over all devices. An epoch's remainder is dropped, another one each time.
     config.batch_size = 32
     # Images per step of evaluation, over all devices.
-    config.eval_batch_size = 250
+    config.eval_batch_size = 200
     # Random changes of training images: none, or shift_flip (a tenth of the side each way, and mirrored or not).
     config.augment = "none"
 
@@ -89,7 +89,6 @@ def with_variant(config: ConfigDict, variant: str, smoke_epochs: float = 2.0) ->
         raise BadInput(f"--config: {config.experiment}.py has no variant {variant!r}; there are 'demo' and 'smoke'")
     if variant:
         config.dataset = "synthetic"
-        config.num_validation = 1_000
         config.num_epochs = 15.0 if variant == "demo" else smoke_epochs
     return config
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import rich.box
+import rich.console
+import rich.table
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cifar_flax.data.dataset import Dataset
+from cifar_flax.state import count_parameters
 
 LOG_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
 
@@ -22,16 +26,33 @@ def say(text: str) -> None:
 
 
 def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
-    """The layers, the shapes of their outputs for one image and the number of their parameters."""
-    table = nn.tabulate(
-        model,
-        jax.random.key(0),
-        depth=1,
-        console_kwargs={"width": 100, "force_terminal": False},
-        table_kwargs={"box": rich.box.SIMPLE_HEAD},
-    )
-    text = table(jnp.zeros((1, *image_shape), jnp.float32), train=False)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    """The layers in their order, the shape of their output for one image, and the number of their parameters."""
+    outputs: dict[str, tuple[int, ...]] = {}
+
+    def note_output(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = next_function(*args, **kwargs)
+        if len(context.module.path) == 1 and context.method_name == "__call__":
+            outputs[context.module.path[0]] = output.shape[1:]
+        return output
+
+    with nn.intercept_methods(note_output):
+        images = jnp.zeros((1, *image_shape), jnp.float32)
+        variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    table.add_column("layer")
+    table.add_column("output", justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("statistics", justify="right")
+    for layer, shape in outputs.items():
+        counts = (count_parameters(tree.get(layer, {})) for tree in (params, batch_stats))
+        table.add_row(layer, " x ".join(map(str, shape)), *(f"{count:,}" if count else "" for count in counts))
+    table.add_section()
+    table.add_row("total", "", f"{count_parameters(params):,}", f"{count_parameters(batch_stats):,}")
+    screen = rich.console.Console(width=80, force_terminal=False, color_system=None)
+    with screen.capture() as text:
+        screen.print(table)
+    return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
 
 
 def first_screen(
@@ -90,12 +111,15 @@ def epoch_line(title: str, epochs: list[dict[str, Any]]) -> None:
     """The last of the lines of metrics.jsonl, as Keras prints it."""
     line, earlier = epochs[-1], [before["validation_loss"] for before in epochs[:-1]]
     loss, best_before = line["validation_loss"], min(earlier, default=float("inf"))
-    verdict = "improved from" if loss < best_before else "did not improve from"
+    improved = loss < best_before
+    verdict = (
+        f"improved from {best_before:.4f} to {loss:.4f}" if improved else f"did not improve from {best_before:.4f}"
+    )
     say(
         f"{title} - {line['epoch_seconds']:.1f}s - {line['images_per_second']:,.0f} images/s"
         f" - loss: {line['train_loss']:.4f} - accuracy: {line['train_accuracy']:.4f}"
         f" - val_loss: {loss:.4f} - val_accuracy: {line['validation_accuracy']:.4f}"
-        f" - val_loss {verdict} {best_before:.4f}"
+        f" - val_loss {verdict}"
     )
 
 

@@ -1,8 +1,10 @@
 """SIGINT and SIGTERM as a question that the training loop asks between two pieces of work."""
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 from cifar_flax.errors import Interrupted
 
@@ -10,14 +12,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """While entered, the first signal is only remembered; a second one acts at once, as it would without this.
+    """While entered, the first signal is only remembered; a second one ends the process at once.
 
     Python delivers signals to the main thread alone: entered in another one, this does nothing.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
@@ -27,7 +29,9 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
 
     @property
     def received(self) -> bool:
@@ -40,9 +44,7 @@ class Interruption:
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self._received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._previous = {}
+        # not the handlers from before: a shell makes its background jobs ignore SIGINT
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        print("\nstopping at the next safe point; once more to stop at once", file=sys.stderr)

@@ -1,4 +1,6 @@
-"""Convolution and max-pooling, lowered in two ways: `library` is XLA's own, `patches` is for CPUs.
+"""Convolution and max-pooling, lowered in two ways, and how kernels start.
+
+Of the lowerings, `library` is XLA's own, `patches` is for CPUs.
 
 XLA's CPU convolutions are slow, most of all inside a loop and in their gradients, and so is the gradient of its
 windowed maximum (`select_and_scatter`). `patches` writes a convolution as one matrix product over the patches of
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
+
+KERNEL_INIT = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
 
 
 class Lowering(NamedTuple):

@@ -17,8 +17,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from ml_collections import ConfigDict
 
-from cifar_flax.config import load_experiment, nearest, split_spec
+from cifar_flax.config import CHOICES, load_experiment, nearest, split_spec
 from cifar_flax.errors import BadInput, Diverged, Interrupted
+from cifar_flax.train import train_and_evaluate
 
 FIRST_RUN = "experiments/cnn_augmented.py:demo"
 
@@ -42,16 +43,17 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     known, _ = parser.parse_known_args(argv)
     config = load_experiment(known.config)
 
-    fields = parser.add_argument_group("fields of the config")
+    fields = parser.add_argument_group("fields of the config", "cifar_flax/config.py says what each of them means")
     for field, value in config.items():
+        possible = "|".join(CHOICES.get(field, ())) or config.get_type(field).__name__
         fields.add_argument(
-            f"--config.{field}", type=config.get_type(field), default=value, metavar="VALUE", help=f"default: {value}"
+            f"--config.{field}", type=config.get_type(field), default=value, metavar=possible, help=f"default: {value}"
         )
     parser.add_argument("-h", "--help", action="help", help="show this and end")
     arguments, stray = parser.parse_known_args(argv)
     for argument in stray:
         name = argument.split("=")[0]
-        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        flags = ["--config", "--workdir", *(f"--config.{field}" for field in config)]
         raise BadInput(f"{name}: no such flag{nearest(name, flags)}")
     for field in config:
         config[field] = getattr(arguments, f"config.{field}")
@@ -62,14 +64,12 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, workdir = parse(sys.argv[1:] if argv is None else argv)
-        from cifar_flax.train import train_and_evaluate  # takes seconds: mistakes above are answered before
-
         train_and_evaluate(config, workdir)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Diverged as error:
-        print(f"diverged: {error}; a lower config.learning_rate may help", file=sys.stderr)
+        print(f"diverged: {error}; a lower config.learning_rate, in another --workdir, may help", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(f"{error}; the state is saved, the same command goes on from here", file=sys.stderr)

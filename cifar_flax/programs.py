@@ -81,6 +81,7 @@ def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Datase
         job.optimizer,
         AUGMENTATIONS[config.augment],
         batch_size=job.batch_size,
+        steps_per_epoch=job.steps_per_epoch,
         label_smoothing=config.label_smoothing,
         mesh=job.mesh,
     )

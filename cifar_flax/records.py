@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cifar_flax.errors import BadInput, Diverged, Interrupted
 
-HISTOGRAM_SIZE = 50_000  # numbers that show a distribution; AlexNet's millions would cost seconds an epoch
+HISTOGRAM_SIZE = 100_000  # numbers that show a distribution; AlexNet's millions would cost seconds an epoch
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
@@ -33,11 +34,14 @@ class Records:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.workdir / name
         try:
-            return json.loads(path.read_text())
+            stored = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             raise BadInput(f"--workdir: {path} cannot be read ({error}); choose another workdir") from error
+        if not isinstance(stored, dict):
+            raise BadInput(f"--workdir: {path} is damaged: not a JSON object; choose another workdir")
+        return stored
 
     def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
         """Makes the workdir, writes config.json and begins run.json anew with these fields."""
@@ -68,7 +72,7 @@ class Records:
         self.update(status="running")
         try:
             yield
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             self.update(status="interrupted")
             raise
         except Diverged as error:
@@ -112,8 +116,11 @@ def _git_commit() -> str:
 
 
 def _spread(array: jax.Array) -> jax.Array:
-    """[N], N below 2 * HISTOGRAM_SIZE: all of the array's numbers, or every k-th."""
-    return array.ravel()[:: max(1, array.size // HISTOGRAM_SIZE)]
+    """All of the array's numbers, or HISTOGRAM_SIZE of them spread evenly over it: [N]."""
+    if array.size <= HISTOGRAM_SIZE:
+        return array.ravel()
+    # not every k-th: such a stride shares factors with a kernel's width and would meet the same few units again
+    return array.ravel()[np.linspace(0, array.size - 1, HISTOGRAM_SIZE).astype(np.int32)]
 
 
 class TensorBoard:

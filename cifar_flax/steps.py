@@ -34,6 +34,7 @@ def make_train_steps(
     augmentation: Augmentation,
     *,
     batch_size: int,
+    steps_per_epoch: int,
     label_smoothing: float,
     mesh: Mesh,
 ) -> Any:
@@ -67,11 +68,9 @@ def make_train_steps(
     def train_steps(
         state: TrainState, metrics: Metrics, images: Array, labels: Array, stop: Array
     ) -> tuple[TrainState, Metrics, Array]:
-        num_images = images.shape[0]
-        steps_per_epoch = num_images // batch_size
         epoch = state.step // steps_per_epoch
         roots: Roots = split_roots(state.rng)
-        order = jax.random.permutation(jax.random.fold_in(roots.permutation, epoch), num_images)
+        order = jax.random.permutation(jax.random.fold_in(roots.permutation, epoch), images.shape[0])
 
         def unfinished(carry: tuple[TrainState, Metrics, Array]) -> Array:
             state, _, diverged = carry

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from cifar_flax import console
 from cifar_flax.checkpoints import Checkpoints, abstract, restore, save
 from cifar_flax.config import differences, extends, validate, validate_sizes
-from cifar_flax.data import Dataset, load
+from cifar_flax.data import Dataset, load, num_validation_of
 from cifar_flax.errors import BadInput, Diverged
 from cifar_flax.interruption import Interruption
 from cifar_flax.layers import resolve_lowering
@@ -25,7 +25,7 @@ from cifar_flax.state import TrainState, count_parameters, create_train_state
 from cifar_flax.steps import replicated
 
 PIECE_SECONDS = 2.0  # between two looks at the clock and at signals: dispatch is lost in it, progress is not
-FIRST_PIECE = 8  # steps, before their speed is known
+FIRST_PIECE = 1  # step, before their speed is known
 
 
 class Position(NamedTuple):
@@ -78,10 +78,15 @@ def train_and_evaluate(
     validate_sizes(config, len(dataset.train), len(devices))
     console.first_screen(config, dataset, time.perf_counter() - began, devices, workdir)
     records.begin(config, identity(config, dataset) | environment(devices))
-    with records.status(), Checkpoints(workdir) as checkpoints, Interruption() as interruption:
+    with (
+        records.status(),
+        Interruption() as interruption,
+        Checkpoints(workdir) as checkpoints,
+        TensorBoard(workdir) as tensorboard,
+    ):
         job = make_job(config, dataset, devices)
         position = restore_or_start(job, checkpoints, config.seed, dataset)
-        train(job, position, dataset, config, records, checkpoints, interruption)
+        train(job, position, dataset, config, records, checkpoints, tensorboard, interruption)
     console.result(records.run, workdir)
     return records.run
 
@@ -93,6 +98,7 @@ def train(
     config: ConfigDict,
     records: Records,
     checkpoints: Checkpoints,
+    tensorboard: TensorBoard,
     interruption: Interruption,
 ) -> None:
     """From `position` to the test accuracy."""
@@ -105,35 +111,38 @@ def train(
     )
     record_epochs(records, position, job)  # lines that no checkpoint knows of are cut off
     console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
-    with TensorBoard(records.workdir) as tensorboard:
+    if int(position.state.step) == 0:
         tensorboard.write_config(config.to_dict())
-        for epoch in range(len(position.epochs) + 1, job.num_epochs + 1):
-            stop = min(epoch * job.steps_per_epoch, job.num_steps)
-            position = train_epoch(job, programs, position, epoch, stop, interruption)
-            if int(position.state.step) < stop:
-                save(checkpoints.latest, *checkpoint_of(position))
-                interruption.raise_if_received()
-            position = finish_epoch(job, programs, position, epoch)
+    for epoch in range(len(position.epochs) + 1, job.num_epochs + 1):
+        stop = min(epoch * job.steps_per_epoch, job.num_steps)
+        position = train_epoch(job, programs, position, epoch, stop, interruption)
+        if int(position.state.step) < stop:
             save(checkpoints.latest, *checkpoint_of(position))
-            keep_if_best(position, checkpoints)
-            record_epochs(records, position, job)
-            tensorboard.write_epoch(position.epochs[-1], position.state.params)
-            console.epoch_line(title_of(epoch, job), position.epochs)
             interruption.raise_if_received()
-        loss, accuracy = test_best(job, programs, position, checkpoints)
-        tensorboard.write_test(job.num_steps, loss, accuracy)
+        position = finish_epoch(job, programs, position, epoch)
+        save(checkpoints.latest, *checkpoint_of(position))
+        keep_if_best(position, checkpoints)
+        record_epochs(records, position, job)
+        tensorboard.write_epoch(position.epochs[-1], position.state.params)
+        console.epoch_line(title_of(epoch, job), position.epochs)
+        interruption.raise_if_received()
+    loss, accuracy = test_best(job, programs, position, checkpoints)
+    tensorboard.write_test(job.num_steps, loss, accuracy)
     records.update(status="done", test_loss=loss, test_accuracy=accuracy)
 
 
 def resolve(config: ConfigDict, devices: list[jax.Device]) -> ConfigDict:
-    """A copy of the config that says what `auto` stands for on these devices."""
+    """A copy of the config as it takes effect on these devices: what `auto` stands for, what a set has."""
     config = config.copy_and_resolve_references()
+    config.num_validation = num_validation_of(config)
     config.lowering = resolve_lowering(config.lowering, devices[0].platform)
     return config
 
 
 def refuse_another_config(records: Records, config: ConfigDict) -> None:
-    """Raises BadInput where the workdir holds a run of another config."""
+    """Raises BadInput where the workdir holds a run of another config, or of one that nobody knows."""
+    if not records.config and (records.run or (records.workdir / "checkpoints").exists()):
+        raise BadInput(f"--workdir: {records.workdir} holds a run without its config.json; choose another workdir")
     differing = differences(records.config, config) if records.config else []
     if differing:
         raise BadInput(
@@ -191,7 +200,7 @@ def train_epoch(
     step, first = int(state.step), (epoch - 1) * job.steps_per_epoch
     done, total = (step - first) * job.batch_size, (stop - first) * job.batch_size
     bar = console.EpochProgress(title_of(epoch, job), done, total)
-    piece = FIRST_PIECE
+    piece = steps_in(PIECE_SECONDS, epochs[-1]["images_per_second"] / job.batch_size) if epochs else FIRST_PIECE
     while step < stop and not interruption.received:
         piece_stop = min(stop, step + piece)
         began = time.perf_counter()
@@ -201,12 +210,16 @@ def train_epoch(
             raise Diverged(f"the loss of step {int(state.step) + 1} (epoch {epoch}) is not finite")
         elapsed = time.perf_counter() - began
         rate = (piece_stop - step) / elapsed
-        piece = max(1, round(rate * PIECE_SECONDS))
+        piece = steps_in(PIECE_SECONDS, rate)
         step, seconds = piece_stop, seconds + elapsed
         loss, accuracy = metrics.means()
         bar.update((step - first) * job.batch_size, loss, accuracy, rate * job.batch_size)
     bar.close()
     return Position(state, metrics, epochs, seconds)
+
+
+def steps_in(seconds: float, steps_per_second: float) -> int:
+    return max(1, round(seconds * steps_per_second))
 
 
 def finish_epoch(job: Job, programs: Programs, position: Position, epoch: int) -> Position:

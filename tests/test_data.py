@@ -1,6 +1,8 @@
 """The sources: the drawings, any set of TFDS, the official order, and the cache in front of them."""
 
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +50,7 @@ def test_no_drawing_is_in_two_splits(drawings):
 
 
 def test_no_colour_gives_a_drawing_away(drawings):
-    """The classes' mean colours differ by less than a tenth of what images differ by."""
+    """The classes' mean colours differ by little of what images differ by."""
     colours = drawings.train.images.mean((1, 2))
     means = np.stack([colours[drawings.train.labels == label].mean(0) for label in range(10)])
     assert means.std(0).max() < 0.15 * colours.std(0).min()
@@ -128,7 +130,7 @@ def test_the_newest_version_is_read_unless_one_is_named(prepare):
 @pytest.mark.parametrize(
     ("name", "fields", "complaint"),
     [
-        ("ragged", {"image_shape": (None, None, 1)}, "equally large images"),
+        ("ragged", {"image_shape": (None, None, 1)}, "equally large 8-bit images"),
         ("untested", {"splits": ("train",)}, "not train and test"),
     ],
 )
@@ -140,6 +142,22 @@ def test_a_set_of_another_kind_is_refused(name, fields, complaint, prepare):
 def test_a_validation_split_that_leaves_nothing_is_refused(prepare):
     with pytest.raises(BadInput, match=r"config.num_validation: 40 "):
         data.load(config("small", data_dir=prepare("small"), num_validation=40))
+
+
+def test_without_a_network_the_ways_out_are_named(tmp_path, monkeypatch):
+    def no_network(request, timeout):
+        raise urllib.error.URLError("name resolution failed")
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(tfds, "PATIENCE", 0.5)
+    with pytest.raises(BadInput, match=r"cifar10.*cannot be reached.*config.data_dir.*synthetic"):
+        load_prepared("cifar10", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cifar10:9.9.9", "huggingface:mnist", "food101"])
+def test_what_tfds_cannot_give_is_refused_before_any_download(name, tmp_path):
+    with pytest.raises(BadInput, match=name):
+        load_prepared(name, str(tmp_path))
 
 
 def test_a_name_that_tfds_does_not_know_is_refused(tmp_path):
@@ -178,12 +196,20 @@ def test_another_fingerprint_is_built_anew(own_cache):
     assert cache.load_or_build("set", "new", lambda: source(7)).train.images.max() == 7
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete", "meta"])
+@pytest.mark.parametrize("damage", ["flip", "header", "dtype", "zip", "truncate", "empty", "delete", "meta"])
 def test_a_damaged_entry_is_built_again(damage, own_cache, capsys):
     cache.load_or_build("set", "key", source)
     file = own_cache / "set-key" / ("meta.json" if damage == "meta" else "train_images.npy")
     content = file.read_bytes()
-    damaged = {"flip": content[:-1] + b"\x09", "truncate": content[:-3], "empty": b"", "meta": b"{}"}
+    damaged = {
+        "flip": content[:-1] + b"\x09",
+        "header": content[:10] + b"(" + content[11:],
+        "dtype": content.replace(b"(4, 2", b"(9999999999999, 2"),
+        "zip": b"PK\x03\x04" + content[4:],
+        "truncate": content[:-3],
+        "empty": b"",
+        "meta": b"{}",
+    }
     if damage == "delete":
         file.unlink()
     else:
@@ -191,6 +217,18 @@ def test_a_damaged_entry_is_built_again(damage, own_cache, capsys):
     assert cache.load_or_build("set", "key", lambda: source(7)).train.images.max() == 7
     assert "damaged" in capsys.readouterr().err
     assert cache.load_or_build("set", "key", never).train.images.max() == 7
+
+
+def test_the_first_of_two_that_decode_at_once_keeps_its_entry(own_cache):
+    def slower():
+        cache.load_or_build("set", "key", source)
+        written.append((own_cache / "set-key").stat().st_ino)
+        return source()
+
+    written = []
+    cache.load_or_build("set", "key", slower)
+    assert (own_cache / "set-key").stat().st_ino == written[0]
+    assert len(list(own_cache.iterdir())) == 1
 
 
 def test_a_folder_that_cannot_be_written_only_costs_the_cache(own_cache, capsys):

@@ -6,12 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from cifar_flax.config import base_config
+from cifar_flax.config import base_config, validate_sizes
 from cifar_flax.errors import BadInput
 from cifar_flax.main import main, parse
 
@@ -24,12 +23,15 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def command(*arguments, cwd=ROOT):
+def start(words):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "cifar_flax.main", *arguments],
-        cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )  # fmt: skip
+
+
+def command(*arguments):
+    return start([sys.executable, "-m", "cifar_flax.main", *arguments])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -63,6 +65,12 @@ def test_without_arguments_it_is_the_demo():
         "synthetic",
         Path("runs/cnn_augmented_demo"),
     )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_every_experiment_fits_the_usual_numbers_of_devices(devices):
+    for name in EXPERIMENTS:
+        validate_sizes(parse(["--config", f"experiments/{name}.py"])[0], 8_000, devices)
 
 
 def test_the_reference_recipe():
@@ -179,24 +187,34 @@ def test_every_experiment_runs_as_smoke(name, tmp_path):
     assert "test accuracy" in out
 
 
+# the command with short pieces that are all reported, so that a signal can be sent within an epoch
+OFTEN = """
+import sys
+from cifar_flax import console, main, train
+console.LOG_EVERY = train.PIECE_SECONDS = 0.05
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_process_costs_nothing(number, tmp_path):
-    """Three interruptions at some moment each, and the numbers of a run that nobody disturbed."""
-    straight = ["--config", "experiments/cnn_augmented.py:smoke", "--workdir", str(tmp_path / "straight")]
-    assert command(*straight).wait() == 0
-    disturbed = [*straight[:-1], str(tmp_path / "disturbed")]
-    for _ in range(3):
-        process = command(*disturbed)
+    """Three interruptions, the first two within an epoch, and the numbers of a run that nobody disturbed."""
+    arguments = ["--config", "experiments/cnn_augmented.py:smoke", "--workdir"]
+    assert command(*arguments, str(tmp_path / "straight")).wait() == 0
+    for reports in (2, 15, 1):
+        process = start([sys.executable, "-c", OFTEN, *arguments, str(tmp_path / "disturbed")])
         for line in process.stdout:
-            if line.startswith("compiled"):
+            reports -= " left, " in line
+            if reports <= 0:
                 break
-        time.sleep(0.5)
         process.send_signal(number)
         _, err = process.communicate()
         assert process.returncode == 128 + number
         assert "the same command goes on" in err
-    assert command(*disturbed).wait() == 0
+    saved = {int(path.name) for path in (tmp_path / "disturbed" / "checkpoints" / "latest").iterdir()}
+    assert any(step % 250 for step in saved)
+    assert command(*arguments, str(tmp_path / "disturbed")).wait() == 0
 
     def numbers(name):
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

@@ -1,6 +1,7 @@
 """Every network: its shape, its parameters, its statistics, and that every experiment has a recorded count."""
 
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from cifar_flax.config import load_experiment
+from cifar_flax.console import model_table
+from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
 from cifar_flax.state import count_parameters
 
@@ -31,8 +34,8 @@ LAYERS = {
 
 
 @functools.cache
-def init(name):
-    model = MODELS[name](10)
+def init(name, lowering="library"):
+    model = MODELS[name](10, lowering=lowering)
     return model, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
 
 
@@ -51,6 +54,13 @@ def test_parameter_count(path):
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
     counts = count_parameters(variables["params"]), count_parameters(variables.get("batch_stats", {}))
     assert counts == PARAMETER_COUNTS[path.stem]
+
+
+def test_the_table_shows_layers_outputs_and_counts():
+    rows = [re.split(r"\s{2,}", line.strip()) for line in model_table(MODELS["alexnet"](10), (32, 32, 3)).splitlines()]
+    assert ["conv1", "16 x 16 x 96", "2,688"] in rows
+    assert ["norm5", "1 x 1 x 256", "512", "512"] in rows
+    assert ["total", "21,591,114", "1,216"] in rows
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -125,9 +135,10 @@ def test_dropout_acts_in_training_only(name):
     np.testing.assert_array_equal(logits(False, 0), logits(False, 1))
 
 
+@pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("name", MODELS)
-def test_an_images_logits_do_not_depend_on_its_batch(name):
-    model, variables = init(name)
+def test_an_images_logits_do_not_depend_on_its_batch(name, lowering):
+    model, variables = init(name, lowering)
     images = random_images(5)
     together = model.apply(variables, images, train=False)
     others = model.apply(variables, images.at[1:].set(0.5), train=False)

@@ -28,7 +28,9 @@ def program(devices=1):
     augmentation = AUGMENTATIONS["shift_flip"]
     return (
         optimizer,
-        make_train_steps(Tiny(3), optimizer, augmentation, batch_size=BATCH, label_smoothing=0.0, mesh=mesh),
+        make_train_steps(
+            Tiny(3), optimizer, augmentation, batch_size=BATCH, steps_per_epoch=4, label_smoothing=0.0, mesh=mesh
+        ),
         mesh,
     )
 
@@ -94,7 +96,9 @@ def test_an_epoch_trains_on_other_images_in_another_order_each_time():
 
     mesh = data_mesh(jax.devices()[:1])
     optimizer = make_optimizer("sgd", 0.0, "constant", 0.0, 100)
-    train_steps = make_train_steps(Tiny(3), optimizer, spy, batch_size=BATCH, label_smoothing=0.0, mesh=mesh)
+    train_steps = make_train_steps(
+        Tiny(3), optimizer, spy, batch_size=BATCH, steps_per_epoch=4, label_smoothing=0.0, mesh=mesh
+    )
     _, state, images, labels = setup()
     state = create_train_state(Tiny(3), optimizer, jax.random.key(0), SHAPE)
     for stop in (4, 8):
@@ -106,7 +110,7 @@ def test_an_epoch_trains_on_other_images_in_another_order_each_time():
 
 
 def test_a_step_is_what_it_would_be_by_hand():
-    """SGD on a set of one image: the parameters move by -lr times the gradient."""
+    """SGD with label smoothing on a set of one image: the parameters move by -lr times the gradient."""
     model, optimizer = CNN(3), optax.sgd(0.1)
     split = tiny_split(1, 0)
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
@@ -115,12 +119,14 @@ def test_a_step_is_what_it_would_be_by_hand():
 
     def loss_fn(params):
         logits = model.apply({"params": params}, images / 255, train=True, rngs={"dropout": dropout})
-        return cross_entropy(logits, labels).mean()
+        return cross_entropy(logits, labels, 0.2).mean()
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
     mesh, keep = data_mesh(jax.devices()[:1]), AUGMENTATIONS["none"]
-    train_steps = make_train_steps(model, optimizer, keep, batch_size=1, label_smoothing=0.0, mesh=mesh)
+    train_steps = make_train_steps(
+        model, optimizer, keep, batch_size=1, steps_per_epoch=1, label_smoothing=0.2, mesh=mesh
+    )
     trained, metrics, _ = train_steps(state, zero(images), images, labels, np.int32(1))
     assert float(metrics.loss_sum) == pytest.approx(float(loss), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), trained.params, expected)
@@ -143,7 +149,9 @@ def test_several_devices_give_the_losses_of_one(devices):
     (one, one_metrics), (many, many_metrics) = run([4]), run([4], devices=devices)
     np.testing.assert_allclose(many_metrics.loss_sum, one_metrics.loss_sum, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), many.batch_stats, one.batch_stats)
-    assert len(jax.tree.leaves(many.params)[0].sharding.device_set) == devices
+    train_steps, state, images, labels = setup(devices)
+    compiled = train_steps.lower(state, zero(images), images, labels, np.int32(4)).compile()
+    assert "all-reduce" in compiled.as_text()  # the batch is split: gradients are added up across devices
 
 
 def evaluate(count, batch_size=8, rows=40, devices=1, **changes):

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from cifar_flax import checkpoints, console, train
 from cifar_flax.errors import BadInput, Diverged, Interrupted
@@ -56,6 +58,14 @@ def assert_same_run(workdir, other):
         np.testing.assert_array_equal(a[path], b[path], err_msg=path)
     for field in ("test_loss", "test_accuracy", "best_epoch", "best_validation_loss"):
         assert run_of(workdir)[field] == run_of(other)[field]
+
+
+def events_of(workdir, tag):
+    """(step, value) of a scalar, over all event files of a workdir in their order."""
+    files = sorted((workdir / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    every = [EventAccumulator(str(file)).Reload() for file in files]
+    found = [event for events in every if tag in events.Tags()["tensors"] for event in events.Tensors(tag)]
+    return [(event.step, float(tensor_util.make_ndarray(event.tensor_proto))) for event in found]
 
 
 def interrupt_after(monkeypatch, step, number=signal.SIGTERM):
@@ -119,14 +129,23 @@ def test_the_record_is_complete(straight_run, tiny_config):
 
 
 def test_tensorboard_has_scalars_histograms_and_hyperparameters(straight_run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     events = EventAccumulator(str(straight_run / "tensorboard")).Reload()
     names = {tag for kind in ("tensors", "scalars", "histograms") for tag in events.Tags()[kind]}
     assert {"train_loss", "validation_accuracy", "test_accuracy", "conv1/kernel", "norm1/scale"} <= names
     assert "_hparams_/session_start_info" in names
     assert [event.step for event in events.Tensors("train_loss")] == [4, 8]
     assert [event.step for event in events.Tensors("conv1/kernel")] == [4, 8]
+
+
+def test_a_resumed_run_repeats_no_event(straight_run, tiny_config, tmp_path, monkeypatch, single_steps):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 6)
+        with pytest.raises(Interrupted):
+            train_and_evaluate(tiny_config, tmp_path, ONE)
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert [step for step, _ in events_of(tmp_path, "train_loss")] == [4, 8]
+    assert events_of(tmp_path, "train_loss") == events_of(straight_run, "train_loss")
+    assert len(events_of(tmp_path, "test_accuracy")) == 1
 
 
 def test_a_finished_run_says_so_and_trains_nothing(straight_run, tiny_config, monkeypatch, capsys):
@@ -169,6 +188,7 @@ def test_the_second_signal_acts_at_once(tiny_config, tmp_path, monkeypatch, sing
     monkeypatch.setattr(console.EpochProgress, "update", twice)
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert run_of(tmp_path)["status"] == "interrupted"
 
 
 def test_a_run_that_ends_between_its_two_checkpoints_loses_neither(straight_run, tiny_config, tmp_path, monkeypatch):
@@ -212,9 +232,24 @@ def test_another_config_is_refused_with_the_difference(first, second, tiny_confi
     )
 
 
-def test_a_moved_data_dir_is_no_other_config(straight_run, tiny_config):
-    tiny_config.data_dir = "/elsewhere"
+def test_what_changes_no_number_is_no_other_config(straight_run, tiny_config):
+    tiny_config.update(data_dir="/elsewhere", experiment="renamed", lowering="library", eval_batch_size=3)
     assert train_and_evaluate(tiny_config, straight_run, ONE)["status"] == "done"
+
+
+@pytest.mark.parametrize("damage", ["gone", "[]", "{"])
+def test_a_run_whose_config_is_lost_is_refused(damage, straight_run, tiny_config, tmp_path):
+    (tmp_path / "run.json").write_text((straight_run / "run.json").read_text())
+    if damage != "gone":
+        (tmp_path / "config.json").write_text(damage)
+    with pytest.raises(BadInput, match=r"--workdir: .*config\.json"):
+        train_and_evaluate(tiny_config, tmp_path, ONE)
+
+
+def test_the_recorded_config_is_what_took_effect(tiny_config, tmp_path, monkeypatch, tiny_dataset):
+    tiny_config.update(dataset="synthetic", num_validation=5_000, num_epochs=0.25)
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert json.loads((tmp_path / "config.json").read_text())["num_validation"] == 1_000
 
 
 def test_a_fraction_of_an_epoch_ends_the_run_within_it(tiny_config, tmp_path):

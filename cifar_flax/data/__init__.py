@@ -9,7 +9,7 @@ from cifar_flax.data import synthetic, tfds
 from cifar_flax.data.dataset import Dataset, Source, Split
 from cifar_flax.errors import BadInput
 
-__all__ = ["Dataset", "Source", "Split", "load"]
+__all__ = ["Dataset", "Source", "Split", "load", "num_validation_of", "read"]
 
 
 def load(config: ConfigDict) -> Dataset:
@@ -19,9 +19,7 @@ def load(config: ConfigDict) -> Dataset:
         BadInput: a dataset that is not there or cannot be used, or no training image left.
     """
     source = read(config.dataset, config.data_dir)
-    num_validation = config.num_validation
-    if config.dataset == "synthetic":
-        num_validation = min(num_validation, synthetic.NUM_VALIDATION)
+    num_validation = num_validation_of(config)
     if num_validation >= len(source.train):
         raise BadInput(
             f"config.num_validation: {num_validation} leaves no training image of the {len(source.train)} of "
@@ -33,6 +31,12 @@ def load(config: ConfigDict) -> Dataset:
         test=source.test,
         class_names=source.class_names,
     )
+
+
+def num_validation_of(config: ConfigDict) -> int:
+    """`config.num_validation`, or what the drawings have for it where that is less."""
+    limit = synthetic.NUM_VALIDATION if config.dataset == "synthetic" else config.num_validation
+    return min(config.num_validation, limit)
 
 
 def read(dataset: str, data_dir: str | None) -> Source:

@@ -58,6 +58,11 @@ def _arrays(source: Source) -> dict[str, np.ndarray]:
     }
 
 
+def _load(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)  # np.load would take a zip, and leave it open
+
+
 def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
 
@@ -68,7 +73,7 @@ def _read(entry: Path) -> Source | None:
         return None
     try:
         meta = json.loads((entry / "meta.json").read_text())
-        arrays = {name: np.load(entry / f"{name}.npy", allow_pickle=False) for name in meta["checksums"]}
+        arrays = {name: _load(entry / f"{name}.npy") for name in meta["checksums"]}
         sound = all(_checksum(arrays[name]) == expected for name, expected in meta["checksums"].items())
         if sound:
             return Source(
@@ -76,8 +81,8 @@ def _read(entry: Path) -> Source | None:
                 test=Split(arrays["test_images"], arrays["test_labels"]),
                 class_names=tuple(meta["class_names"]),
             )
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        pass  # unreadable is as damaged as a wrong checksum
+    except Exception:
+        pass  # numpy raises almost anything at a damaged header: unreadable is as damaged as a wrong checksum
     print(f"the cached data in {entry} is damaged and is built again", file=sys.stderr)
     return None
 
@@ -92,9 +97,9 @@ def _write(entry: Path, source: Source) -> None:
         checksums = {name: _checksum(array) for name, array in arrays.items()}
         meta = {"class_names": source.class_names, "checksums": checksums}
         (temporary / "meta.json").write_text(json.dumps(meta))
-        shutil.rmtree(entry, ignore_errors=True)  # a damaged one; a sound one would have been read
-        temporary.rename(entry)
-    except OSError:
+        if entry.exists() and _read(entry) is None:  # damaged; another process may have written a sound one meanwhile
+            shutil.rmtree(entry, ignore_errors=True)
+        if not entry.exists():
+            temporary.rename(entry)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not entry.exists():  # else another process was first, with the same content
-            raise

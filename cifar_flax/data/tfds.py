@@ -1,6 +1,9 @@
 """Any image-classification set of TensorFlow Datasets, by its name."""
 
 import os
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import numpy as np
 from cifar_flax.data import cache
 from cifar_flax.data.dataset import Source, Split
 from cifar_flax.errors import BadInput
+
+PATIENCE = 10.0  # seconds for a download server to answer
 
 
 def load(name: str, data_dir: str | None) -> Source:
@@ -45,18 +50,46 @@ def _prepare(root: Path, name: str) -> Path:
     tfds = _import_tfds()
     try:
         builder = tfds.builder(name, data_dir=root)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({reason})") from error
+    except Exception as error:  # TFDS asserts, looks up and imports: it has no common class for what may go wrong
+        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({_line(error)})") from error
+    _check(tfds, name, builder)
+    ways_out = "set config.data_dir to a folder that holds it, or use --config.dataset=synthetic"
+    unreachable = [url for url in list(builder.url_infos)[:1] if not _reachable(url)]
+    if unreachable:
+        raise BadInput(
+            f"config.dataset: {name!r} is not prepared in {root}, and {unreachable[0]} cannot be reached; {ways_out}"
+        )
     try:
         builder.download_and_prepare()
-    except Exception as error:  # the network's, the server's and the disk's: TFDS has no common class for them
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    except Exception as error:  # the network's, the server's and the disk's
         raise BadInput(
-            f"config.dataset: {name!r} is not prepared in {root} and could not be downloaded ({reason}); "
-            "set config.data_dir to a folder that holds it, or use --config.dataset=synthetic"
+            f"config.dataset: {name!r} is not prepared in {root} and could not be downloaded "
+            f"({_line(error)}); {ways_out}"
         ) from error
     return Path(builder.data_dir)
+
+
+def _line(error: Exception) -> str:
+    """What an exception says, in one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _reachable(url: str) -> bool:
+    """Whether a server answers at all within PATIENCE, where TFDS alone would try for minutes."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
+        except urllib.error.HTTPError:
+            pass  # an answer, if not a kind one; TFDS will say more
+        except OSError:
+            return
+        answered.set()
+
+    # in a thread, because looking up the name has no time limit of its own
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(PATIENCE)
 
 
 def _import_tfds() -> Any:
@@ -72,28 +105,45 @@ def _import_tfds() -> Any:
     return tfds
 
 
+def _check(tfds: Any, name: str, builder: Any) -> None:
+    """Raises BadInput if a builder's set is not one that this project can train on."""
+    features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
+    image: Any = features.get("image")
+    label = features.get("label")
+    fits = isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)
+    if not fits or None in image.shape or image.np_dtype != np.uint8:
+        raise BadInput(
+            f"config.dataset: {name!r} is not a set of equally large 8-bit images with one class label each; "
+            "sets such as cifar10, cifar100, svhn_cropped and mnist are"
+        )
+    splits = sorted(builder.info.splits)
+    if splits and not {"train", "test"} <= set(splits):
+        raise BadInput(f"config.dataset: {name!r} has the splits {', '.join(splits)}, not train and test")
+
+
 def _decode(name: str, folder: Path) -> Source:
     tfds = _import_tfds()
     builder = tfds.builder_from_directory(folder)  # what lies there, whatever version the installed TFDS has
-    features = dict(builder.info.features.items())
-    label = features.get("label")
-    image = features.get("image")
-    if not isinstance(label, tfds.features.ClassLabel) or image is None or None in image.shape:
-        raise BadInput(f"config.dataset: {name!r} is not a set of equally large images with a class label each")
-    if not {"train", "test"} <= set(builder.info.splits):
-        raise BadInput(f"config.dataset: {name!r} has the splits {sorted(builder.info.splits)}, not train and test")
+    _check(tfds, name, builder)
     return Source(
         train=_decode_split(tfds, builder, "train"),
         test=_decode_split(tfds, builder, "test"),
-        class_names=tuple(label.names),
+        class_names=tuple(builder.info.features["label"].names),
     )
 
 
 def _decode_split(tfds: Any, builder: Any, split: str) -> Split:
     # one shard after the other: the order would otherwise be that of TFDS' interleaving
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    stored = builder.as_dataset(split=split, batch_size=1000, shuffle_files=False, read_config=read_config)
+    wanted = {field: True for field in ("image", "label", "id") if field in builder.info.features}
+    stored = builder.as_dataset(
+        split=split,
+        batch_size=1000,
+        shuffle_files=False,
+        read_config=read_config,
+        decoders=tfds.decode.PartialDecoding(wanted),
+    )
     batches = list(tfds.as_numpy(stored))
-    fields = {field: np.concatenate([batch[field] for batch in batches]) for field in batches[0]}
+    fields = {field: np.concatenate([batch[field] for batch in batches]) for field in wanted}
     order = np.argsort(fields["id"]) if "id" in fields else slice(None)
     return Split(images=fields["image"][order], labels=fields["label"][order].astype(np.int32))

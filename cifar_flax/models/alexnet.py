@@ -10,9 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.layers import LOWERINGS
-
-glorot = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
+from cifar_flax.layers import KERNEL_INIT, LOWERINGS
 
 
 class AlexNet(nn.Module):
@@ -37,8 +35,8 @@ class AlexNet(nn.Module):
         `train` needs a `dropout` rng and `mutable=["batch_stats"]`.
         """
         conv_lowered, max_pool = LOWERINGS[self.lowering]
-        conv = partial(nn.Conv, kernel_init=glorot, dtype=self.dtype, conv_general_dilated=conv_lowered)
-        dense = partial(nn.Dense, kernel_init=glorot, dtype=self.dtype)
+        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=conv_lowered)
+        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         # Keras' defaults; flax' epsilon is 1e-5. The two-pass variance cannot cancel to a negative number.
         norm = partial(
             nn.BatchNorm,

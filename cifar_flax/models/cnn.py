@@ -7,9 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.layers import LOWERINGS
-
-glorot = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
+from cifar_flax.layers import KERNEL_INIT, LOWERINGS
 
 
 class CNN(nn.Module):
@@ -29,8 +27,8 @@ class CNN(nn.Module):
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes] float32. `train` needs a `dropout` rng."""
         conv_lowered, max_pool = LOWERINGS[self.lowering]
-        conv = partial(nn.Conv, kernel_init=glorot, dtype=self.dtype, conv_general_dilated=conv_lowered)
-        dense = partial(nn.Dense, kernel_init=glorot, dtype=self.dtype)
+        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=conv_lowered)
+        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         x = images
         for i, features in enumerate((16, 32, 64), start=1):
             x = nn.relu(conv(features, (2, 2), name=f"conv{i}")(x))

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-glorot = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
+from cifar_flax.layers import KERNEL_INIT
 
 
 class MLP(nn.Module):
@@ -26,9 +26,9 @@ class MLP(nn.Module):
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes] float32. `train` needs a `dropout` rng."""
         x = images.reshape(images.shape[0], -1)
-        x = nn.relu(nn.Dense(1000, kernel_init=glorot, dtype=self.dtype, name="fc1")(x))
+        x = nn.relu(nn.Dense(1000, kernel_init=KERNEL_INIT, dtype=self.dtype, name="fc1")(x))
         x = nn.Dropout(0.2, deterministic=not train, name="dropout1")(x)
-        x = nn.relu(nn.Dense(512, kernel_init=glorot, dtype=self.dtype, name="fc2")(x))
+        x = nn.relu(nn.Dense(512, kernel_init=KERNEL_INIT, dtype=self.dtype, name="fc2")(x))
         x = nn.Dropout(0.2, deterministic=not train, name="dropout2")(x)
-        x = nn.Dense(self.num_classes, kernel_init=glorot, dtype=self.dtype, name="output")(x)
+        x = nn.Dense(self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name="output")(x)
         return x.astype(jnp.float32)
