@@ -130,3 +130,4 @@ def result(run: dict[str, Any], workdir: Path) -> None:
     )
     say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), of the best epoch's checkpoint")
     say(f"record      {workdir / 'run.json'}")
+    say(f"pictures    {workdir / 'figures'}")

@@ -85,7 +85,9 @@ def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Datase
         label_smoothing=config.label_smoothing,
         mesh=job.mesh,
     )
-    evaluate = make_evaluate(job.model, batch_size=config.eval_batch_size, mesh=job.mesh)
+    evaluate = make_evaluate(
+        job.model, num_classes=dataset.num_classes, batch_size=config.eval_batch_size, mesh=job.mesh
+    )
     began = time.perf_counter()
     return Programs(
         train_steps=train_steps.lower(state, metrics, *train, np.int32(0)).compile(),
@@ -104,9 +106,19 @@ def place(split: Split, rows: int, sharding: Sharding) -> tuple[Array, Array]:
     return jax.device_put(images, sharding), jax.device_put(np.pad(split.labels, (0, padding)), sharding)
 
 
-def evaluate_all(programs: Programs, state: TrainState, split: tuple[Array, Array, np.int32]) -> tuple[float, float]:
-    """(mean loss, accuracy) over every image of a split."""
-    metrics = programs.evaluate(state.params, state.batch_stats, *split)
-    if int(metrics.num_images) != split[2]:
-        raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {split[2]} images")
-    return metrics.means()
+class Evaluation(NamedTuple):
+    """Of every image of a split: mean loss, accuracy in [0, 1], and the predicted classes [N] int32."""
+
+    loss: float
+    accuracy: float
+    predicted: np.ndarray
+
+
+def evaluate_all(programs: Programs, state: TrainState, split: tuple[Array, Array, np.int32]) -> Evaluation:
+    """One pass over a split of `programs`."""
+    metrics, logits = programs.evaluate(state.params, state.batch_stats, *split)
+    count = int(split[2])
+    if int(metrics.num_images) != count:
+        raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {count} images")
+    loss, accuracy = metrics.means()
+    return Evaluation(loss, accuracy, np.asarray(logits)[:count].argmax(-1).astype(np.int32))

@@ -160,6 +160,12 @@ class TensorBoard:
             self._writer.write_histograms(step, jax.device_get(sampled))
             self._writer.flush()
 
+    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """`pixels` is [1, H, W, 3] uint8."""
+        if self._writer:
+            self._writer.write_images(step, {name: pixels})
+            self._writer.flush()
+
     def write_test(self, step: int, loss: float, accuracy: float) -> None:
         if self._writer:
             self._writer.write_scalars(step, {"test_loss": loss, "test_accuracy": accuracy})

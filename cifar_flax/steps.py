@@ -93,24 +93,30 @@ def make_train_steps(
     return jax.jit(train_steps, donate_argnums=(0, 1), out_shardings=replicated(mesh))
 
 
-def make_evaluate(model: nn.Module, *, batch_size: int, mesh: Mesh) -> Any:
-    """A jitted `evaluate(params, batch_stats, images, labels, num_images) -> Metrics`.
+def make_evaluate(model: nn.Module, *, num_classes: int, batch_size: int, mesh: Mesh) -> Any:
+    """A jitted `evaluate(params, batch_stats, images, labels, num_images) -> (Metrics, logits)`.
 
     It counts each of the first `num_images` (int32 scalar) of images [N, H, W, C] uint8 exactly once; the last batch is
-    filled up and masked. One compilation serves every split that is padded to the same N.
+    filled up and masked. Of the logits [M, num_classes] float32 only the first `num_images` rows mean something. One
+    compilation serves every split that is padded to the same N.
     """
     by_image = NamedSharding(mesh, PartitionSpec("data"))
 
-    def evaluate(params: Any, batch_stats: Any, images: Array, labels: Array, num_images: Array) -> Metrics:
-        def add_batch(i: Array, metrics: Metrics) -> Metrics:
+    def evaluate(
+        params: Any, batch_stats: Any, images: Array, labels: Array, num_images: Array
+    ) -> tuple[Metrics, Array]:
+        def add_batch(i: Array, carry: tuple[Metrics, Array]) -> tuple[Metrics, Array]:
+            metrics, every = carry
             places = i * batch_size + jnp.arange(batch_size)
             rows = jnp.minimum(places, num_images - 1)
             batch = lax.with_sharding_constraint(images[rows].astype(jnp.float32), by_image) / 255
             logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, train=False)
             losses = cross_entropy(logits, labels[rows])
-            return metrics + Metrics.of_batch(losses, logits, labels[rows], places < num_images)
+            metrics = metrics + Metrics.of_batch(losses, logits, labels[rows], places < num_images)
+            return metrics, lax.dynamic_update_slice_in_dim(every, logits, i * batch_size, axis=0)
 
         num_batches = (num_images + batch_size - 1) // batch_size
-        return lax.fori_loop(0, num_batches, add_batch, Metrics.zero())
+        every = jnp.zeros((-(-images.shape[0] // batch_size) * batch_size, num_classes), jnp.float32)
+        return lax.fori_loop(0, num_batches, add_batch, (Metrics.zero(), every))
 
     return jax.jit(evaluate, out_shardings=replicated(mesh))

@@ -16,12 +16,13 @@ from cifar_flax.checkpoints import Checkpoints, abstract, restore, save
 from cifar_flax.config import differences, extends, validate, validate_sizes
 from cifar_flax.data import Dataset, load, num_validation_of
 from cifar_flax.errors import BadInput, Diverged
+from cifar_flax.gallery import Gallery
 from cifar_flax.interruption import Interruption
 from cifar_flax.layers import resolve_lowering
 from cifar_flax.metrics import Metrics
-from cifar_flax.programs import Job, Programs, evaluate_all, make_job, make_programs, zero_metrics
+from cifar_flax.programs import Evaluation, Job, Programs, evaluate_all, make_job, make_programs, zero_metrics
 from cifar_flax.records import Records, TensorBoard, environment
-from cifar_flax.state import TrainState, count_parameters, create_train_state
+from cifar_flax.state import TrainState, count_parameters, create_train_state, split_roots
 from cifar_flax.steps import replicated
 
 PIECE_SECONDS = 2.0  # between two looks at the clock and at signals: dispatch is lost in it, progress is not
@@ -113,6 +114,8 @@ def train(
     console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
     if int(position.state.step) == 0:
         tensorboard.write_config(config.to_dict())
+        key = split_roots(position.state.rng).augmentation
+        Gallery(records, tensorboard, step=0).add_inputs(dataset, config.augment, key)
     for epoch in range(len(position.epochs) + 1, job.num_epochs + 1):
         stop = min(epoch * job.steps_per_epoch, job.num_steps)
         position = train_epoch(job, programs, position, epoch, stop, interruption)
@@ -126,9 +129,12 @@ def train(
         tensorboard.write_epoch(position.epochs[-1], position.state.params)
         console.epoch_line(title_of(epoch, job), position.epochs)
         interruption.raise_if_received()
-    loss, accuracy = test_best(job, programs, position, checkpoints)
-    tensorboard.write_test(job.num_steps, loss, accuracy)
-    records.update(status="done", test_loss=loss, test_accuracy=accuracy)
+    test = test_best(job, programs, position, checkpoints)
+    tensorboard.write_test(job.num_steps, test.loss, test.accuracy)
+    gallery = Gallery(records, tensorboard, job.num_steps)
+    gallery.add_curves(position.epochs)
+    gallery.add_predictions(dataset, test.predicted, config.seed)
+    records.update(status="done", test_loss=test.loss, test_accuracy=test.accuracy)
 
 
 def resolve(config: ConfigDict, devices: list[jax.Device]) -> ConfigDict:
@@ -226,16 +232,16 @@ def finish_epoch(job: Job, programs: Programs, position: Position, epoch: int) -
     """Validates, and turns the epoch's sums into a line of metrics.jsonl."""
     state, metrics, epochs, seconds = position
     train_loss, train_accuracy = metrics.means()
-    validation_loss, validation_accuracy = evaluate_all(programs, state, programs.validation)
-    if not math.isfinite(validation_loss):
+    validation = evaluate_all(programs, state, programs.validation)
+    if not math.isfinite(validation.loss):
         raise Diverged(f"the validation loss after step {int(state.step)} (epoch {epoch}) is not finite")
     line = {
         "epoch": epoch,
         "step": int(state.step),
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
-        "validation_loss": validation_loss,
-        "validation_accuracy": validation_accuracy,
+        "validation_loss": validation.loss,
+        "validation_accuracy": validation.accuracy,
         "epoch_seconds": seconds,
         "images_per_second": int(metrics.num_images) / seconds,
     }
@@ -268,8 +274,8 @@ def record_epochs(records: Records, position: Position, job: Job) -> None:
         )
 
 
-def test_best(job: Job, programs: Programs, position: Position, checkpoints: Checkpoints) -> tuple[float, float]:
-    """(loss, accuracy) of the best checkpoint on the test images."""
+def test_best(job: Job, programs: Programs, position: Position, checkpoints: Checkpoints) -> Evaluation:
+    """The best checkpoint on the test images."""
     like = abstract((position.state, position.metrics), replicated(job.mesh))
     (state, _), _ = restore(checkpoints.best, like)
     return evaluate_all(programs, state, programs.test)

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 # from the cellar up; a room imports from the floors below its own only
 FLOORS = (
     {"errors"},
-    {"layers", "data", "records", "augment", "metrics", "state", "optimizers", "interruption"},
+    {"layers", "data", "figures", "records", "augment", "metrics", "state", "optimizers", "interruption"},
     {"models", "checkpoints"},
-    {"config", "steps", "console"},
+    {"config", "steps", "console", "gallery"},
     {"programs"},
     {"train"},
     {"main"},

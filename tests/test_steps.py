@@ -164,8 +164,10 @@ def evaluate(count, batch_size=8, rows=40, devices=1, **changes):
     expected = model.apply(variables, jnp.asarray(images[:count] / np.float32(255)), train=False)
     arguments = (variables["params"], variables["batch_stats"], images, labels)
     arguments = jax.device_put(arguments, replicated(mesh))
-    program = make_evaluate(model, batch_size=batch_size, mesh=mesh)
-    return program(*arguments, np.int32(count)), expected, labels[:count]
+    program = make_evaluate(model, num_classes=3, batch_size=batch_size, mesh=mesh)
+    metrics, every = program(*arguments, np.int32(count))
+    np.testing.assert_allclose(every[:count], expected, rtol=1e-5, atol=1e-6)
+    return metrics, expected, labels[:count]
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(21, 8), (24, 8), (5, 8), (40, 40), (1, 4)])

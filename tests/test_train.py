@@ -65,7 +65,7 @@ def events_of(workdir, tag):
     files = sorted((workdir / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     every = [EventAccumulator(str(file)).Reload() for file in files]
     found = [event for events in every if tag in events.Tags()["tensors"] for event in events.Tensors(tag)]
-    return [(event.step, float(tensor_util.make_ndarray(event.tensor_proto))) for event in found]
+    return [(event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in found]
 
 
 def interrupt_after(monkeypatch, step, number=signal.SIGTERM):
@@ -126,6 +126,21 @@ def test_the_record_is_complete(straight_run, tiny_config):
     assert record["train_images_per_second"] == pytest.approx(128 / record["train_seconds"])
     stored = json.loads((straight_run / "config.json").read_text())
     assert stored == {**tiny_config.to_dict(), "lowering": "patches"}
+
+
+FIGURES = {"training_images", "augmented_images", "learning_curves", "predictions", "confusion_matrix"}
+
+
+def test_the_pictures_are_there_as_files_and_in_tensorboard(straight_run):
+    assert {path.name for path in (straight_run / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
+    for name in FIGURES:
+        assert len(events_of(straight_run, name)) == 1
+
+
+def test_a_run_without_augmentation_shows_none(tiny_config, tmp_path):
+    tiny_config.update(augment="none", num_epochs=0.25)
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert not (tmp_path / "figures" / "augmented_images.png").exists()
 
 
 def test_tensorboard_has_scalars_histograms_and_hyperparameters(straight_run):
@@ -265,7 +280,8 @@ def test_best_and_newest_survive_worsening_validation(tiny_config, tmp_path, mon
 
     def worsening(programs, state, split):
         splits.append(split)
-        return (next(losses), 0.5) if split is programs.validation else evaluate_all(programs, state, split)
+        found = evaluate_all(programs, state, split)
+        return found._replace(loss=next(losses)) if split is programs.validation else found
 
     monkeypatch.setattr(train, "evaluate_all", worsening)
     tiny_config.num_epochs = 4.0

@@ -1,0 +1,149 @@
+"""Arrays in, matplotlib figures out. Nothing here needs a display, and nothing is drawn twice in two ways."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+RIGHT, WRONG = "#1a7f37", "#c62828"  # green and red as in the reference, dark enough to be read on white
+TRAINING, VALIDATION = "#1f5fa8", "#d97706"
+
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.dpi": 110,
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG, under another name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with mpl.rc_context(STYLE):
+        figure.savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """The figure as one image [1, H, W, 3] uint8, as TensorBoard takes it."""
+    with mpl.rc_context(STYLE):
+        figure.set_dpi(STYLE["savefig.dpi"])
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[None, :, :, :3].copy()
+
+
+def labelled_images(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Images [N, H, W, C] uint8 in rows of ten, each under the name of its label [N]."""
+    figure, axes = _grid(len(images), columns=10, title="First training images")
+    for axis, image, label in zip(axes, images, labels, strict=True):
+        _show(axis, image)
+        axis.set_title(class_names[label], fontsize=_title_size(class_names))
+    return figure
+
+
+def augmented_images(images: np.ndarray, augmented: np.ndarray) -> Figure:
+    """Images [N, H, W, C] uint8 in a row above what augmentation makes of them, [N, H, W, C] uint8."""
+    figure, axes = _grid(
+        2 * len(images), columns=len(images), title="Training images, and as augmented", row_height=1.4
+    )
+    for axis, image in zip(axes, [*images, *augmented], strict=True):
+        _show(axis, image)
+    for axis, name in ((axes[0], "original"), (axes[len(images)], "augmented")):
+        axis.set_ylabel(name)
+    return figure
+
+
+def learning_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
+    """Loss and accuracy of training and validation over the lines of metrics.jsonl; the best epoch is marked."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        at = [line["epoch"] for line in epochs]
+        best = min(epochs, key=lambda line: line["validation_loss"])
+        for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            for split, colour, marker in (("train", TRAINING, "o"), ("validation", VALIDATION, "s")):
+                values = [line[f"{split}_{quantity}"] for line in epochs]
+                axis.plot(at, values, color=colour, marker=marker, markersize=4, label=split)
+            axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch: {best['epoch']}")
+            axis.set(title=quantity.capitalize(), xlabel="epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.legend()
+    return figure
+
+
+def predictions(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Images [N, H, W, C] uint8 in rows of eight, each under its predicted class [N] and, where wrong, its label [N].
+
+    Right ones are green with a check mark, wrong ones red with a cross.
+    """
+    figure, axes = _grid(len(images), columns=8, title="Predictions on test images: predicted (true)")
+    size = _title_size(class_names)
+    for axis, image, label, guess in zip(axes, images, labels, predicted, strict=True):
+        _show(axis, image)
+        if guess == label:
+            axis.set_title(f"\N{CHECK MARK} {class_names[guess]}", color=RIGHT, fontsize=size)
+        else:
+            title = f"\N{MULTIPLICATION X} {class_names[guess]}\n({class_names[label]})"
+            axis.set_title(title, color=WRONG, fontsize=size)
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Counts [K, K] of test images: rows are the true classes, columns the predicted ones."""
+    with mpl.rc_context(STYLE):
+        many = len(class_names)
+        side = max(6.0, 0.62 * many) if many <= 20 else 12.0
+        figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+        axis = figure.subplots()
+        axis.grid(visible=False)
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(drawn, ax=axis, label="share of the true class", shrink=0.8)
+        axis.set(title=f"Test accuracy {np.trace(counts) / counts.sum():.2%}", xlabel="predicted", ylabel="true")
+        if many <= 20:
+            axis.set_xticks(range(many), class_names, rotation=45, ha="right", rotation_mode="anchor")
+            axis.set_yticks(range(many), class_names)
+            for (row, column), count in np.ndenumerate(counts):
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axis.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=9)
+    return figure
+
+
+def _grid(count: int, columns: int, title: str, row_height: float = 1.65) -> tuple[Figure, list[Axes]]:
+    """A figure with room for `count` images, and the axes to draw them on."""
+    with mpl.rc_context(STYLE):
+        rows = math.ceil(count / columns)
+        figure = Figure(figsize=(1.35 * columns, row_height * rows + 0.6), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[call-arg, union-attr]
+        figure.suptitle(title)
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axis in axes[count:]:
+            axis.remove()
+    return figure, axes[:count]
+
+
+def _title_size(class_names: Sequence[str]) -> float:
+    """In points: the usual size, or less where the longest name, with a mark before it, is wider than an image."""
+    return STYLE["axes.titlesize"] * min(1.0, 12 / max(map(len, class_names)))
+
+
+def _show(axis: Axes, image: np.ndarray) -> None:
+    grey = image.shape[-1] == 1
+    axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(visible=False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)

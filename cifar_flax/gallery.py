@@ -1,0 +1,45 @@
+"""The pictures of a run: PNG files below `figures/`, and the same in TensorBoard."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.figure import Figure
+
+from cifar_flax import figures
+from cifar_flax.augment import AUGMENTATIONS
+from cifar_flax.data import Dataset
+from cifar_flax.records import Records, TensorBoard
+
+
+class Gallery:
+    """Draws pictures of one run at one step of it."""
+
+    def __init__(self, records: Records, tensorboard: TensorBoard, step: int):
+        self._folder = records.workdir / "figures"
+        self._tensorboard = tensorboard
+        self._step = step
+
+    def _add(self, name: str, figure: Figure) -> None:
+        figures.save(figure, self._folder / f"{name}.png")
+        self._tensorboard.write_image(self._step, name, figures.pixels(figure))
+
+    def add_inputs(self, dataset: Dataset, augment: str, key: Array) -> None:
+        """What is trained on; `key` is the run's root of augmentation, so these are images of its first epoch."""
+        train = dataset.train[:30]
+        self._add("training_images", figures.labelled_images(train.images, train.labels, dataset.class_names))
+        if augment != "none":
+            images, indices = jnp.asarray(train.images[:6], jnp.float32), jnp.arange(len(train.images[:6]))
+            augmented = AUGMENTATIONS[augment](key, images, indices, jnp.int32(0))
+            self._add("augmented_images", figures.augmented_images(train.images[:6], np.asarray(augmented, np.uint8)))
+
+    def add_curves(self, epochs: list[dict[str, float]]) -> None:
+        self._add("learning_curves", figures.learning_curves(epochs))
+
+    def add_predictions(self, dataset: Dataset, predicted: np.ndarray, seed: int) -> None:
+        """`predicted` [N] are the classes of the test images; `seed` chooses the 32 that are shown."""
+        test, names = dataset.test, dataset.class_names
+        shown = np.random.default_rng(seed).permutation(len(test))[:32]
+        self._add("predictions", figures.predictions(test.images[shown], test.labels[shown], predicted[shown], names))
+        pairs = test.labels * len(names) + predicted
+        counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
+        self._add("confusion_matrix", figures.confusion_matrix(counts, names))

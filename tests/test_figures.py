@@ -1,0 +1,76 @@
+"""The pictures: what they say, in colours and without, and that nothing is cut off."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from cifar_flax import figures
+
+NAMES = ("airplane", "automobile", "a class with a long name")
+RNG = np.random.default_rng(0)
+
+
+def images(count, channels=3):
+    return RNG.integers(0, 256, (count, 8, 8, channels), np.uint8)
+
+
+EPOCHS = [
+    {"epoch": epoch, "train_loss": 2.0, "train_accuracy": 0.3, "validation_loss": loss, "validation_accuracy": 0.4}
+    for epoch, loss in ((1, 1.5), (2, 0.5), (3, 1.5))
+]
+
+FIGURES = {
+    "labelled": lambda: figures.labelled_images(images(30), RNG.integers(0, 3, 30), NAMES),
+    "few": lambda: figures.labelled_images(images(7, 1), RNG.integers(0, 3, 7), NAMES),
+    "augmented": lambda: figures.augmented_images(images(6), images(6)),
+    "curves": lambda: figures.learning_curves(EPOCHS),
+    "one_epoch": lambda: figures.learning_curves(EPOCHS[:1]),
+    "predictions": lambda: figures.predictions(images(32), np.zeros(32, int), RNG.integers(0, 3, 32), NAMES),
+    "confusion": lambda: figures.confusion_matrix(np.array([[5, 1, 0], [0, 4, 2], [0, 0, 0]]), NAMES),
+    "many_classes": lambda: figures.confusion_matrix(np.eye(100, dtype=int), [f"class {i}" for i in range(100)]),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_cut_off(name, tmp_path):
+    figure = FIGURES[name]()
+    figures.save(figure, tmp_path / "figures" / "it.png")
+    written = matplotlib.image.imread(tmp_path / "figures" / "it.png")
+    assert figures.pixels(figure).shape == (1, *written.shape[:2], 3)
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["it.png"]
+    whole = figure.bbox.padded(1)
+    for axis in figure.axes:
+        box = axis.get_tightbbox()
+        assert whole.x0 <= box.x0 <= box.x1 <= whole.x1, (name, axis.get_title())
+        assert whole.y0 <= box.y0 <= box.y1 <= whole.y1, (name, axis.get_title())
+
+
+@pytest.mark.parametrize("name", ["labelled", "predictions"])
+def test_titles_do_not_run_into_each_other(name):
+    figure = FIGURES[name]()
+    figures.pixels(figure)
+    boxes = [axis.title.get_window_extent() for axis in figure.axes if axis.get_title()]
+    overlapping = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    assert not overlapping
+
+
+def test_right_and_wrong_differ_in_colour_and_in_a_mark():
+    figure = figures.predictions(images(2), np.array([0, 1]), np.array([0, 0]), NAMES)
+    right, wrong = (axis.title for axis in figure.axes)
+    assert (right.get_text(), right.get_color()) == ("\N{CHECK MARK} airplane", figures.RIGHT)
+    assert (wrong.get_text(), wrong.get_color()) == ("\N{MULTIPLICATION X} airplane\n(automobile)", figures.WRONG)
+
+
+def test_the_curves_mark_the_best_epoch():
+    loss, accuracy = figures.learning_curves(EPOCHS).axes
+    assert [line.get_label() for line in loss.lines] == ["train", "validation", "best epoch: 2"]
+    np.testing.assert_allclose(loss.lines[1].get_ydata(), [1.5, 0.5, 1.5])
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), 0.3)
+
+
+def test_the_matrix_has_the_true_classes_in_its_rows():
+    axis = FIGURES["confusion"]().axes[0]
+    texts = {text.get_position(): text.get_text() for text in axis.texts}
+    assert texts[1, 0] == "1"  # x 1, y 0: an airplane taken for an automobile
+    assert axis.get_ylabel() == "true"
+    assert "75.00%" in axis.get_title()
