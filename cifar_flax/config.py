@@ -35,7 +35,8 @@ def base_config() -> ConfigDict:
     # Name of the run and of its default folder: the experiment file's stem.
     config.experiment = "base"
 
-    # `synthetic`, or an image-classification set of TFDS by its name.
+    # `synthetic`, an image-classification set of TFDS by its name, or a path: cifar-10-python.tar.gz, the folder
+    # cifar-10-batches-py, or a .npz with x_train y_train x_test y_test.
     config.dataset = "cifar10"
     # Folder of TFDS' prepared sets; unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     config.data_dir = config_dict.placeholder(str)
@@ -158,7 +159,7 @@ def validate(config: ConfigDict) -> None:
         _require(0 <= config[field] < math.inf, config, field, "a finite number from 0")
     _require(0 <= config.label_smoothing < 1, config, "label_smoothing", "a number from 0 to below 1")
     _require(0 <= config.seed < 2**32, config, "seed", "a whole number from 0 to 4294967295")
-    _require(bool(config.dataset), config, "dataset", "'synthetic' or the name of a TFDS set")
+    _require(bool(config.dataset), config, "dataset", "'synthetic', the name of a TFDS set or a path")
 
 
 def validate_sizes(config: ConfigDict, num_train: int, num_devices: int) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+import absl.logging
 from ml_collections import ConfigDict
 
 from cifar_flax.config import CHOICES, load_experiment, nearest, split_spec
@@ -62,6 +63,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS' and Orbax' remarks
     try:
         config, workdir = parse(sys.argv[1:] if argv is None else argv)
         train_and_evaluate(config, workdir)

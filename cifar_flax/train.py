@@ -164,6 +164,8 @@ def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "num_train_examples": len(dataset.train),
         "num_validation_examples": len(dataset.validation),
         "num_test_examples": len(dataset.test),
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
     }
 
 

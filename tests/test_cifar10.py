@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cifar_flax import data
 from cifar_flax.config import base_config
+from cifar_flax.data import archive
 
 PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,29 @@ def test_the_pixels(cifar10):
     std = np.sqrt(counts @ values**2 / counts.sum(1) - mean**2)
     np.testing.assert_allclose(mean, [0.4914, 0.482158, 0.446531], atol=1e-6)
     np.testing.assert_allclose(std, [0.247032, 0.243485, 0.261588], atol=1e-6)
+
+
+def test_the_authors_files_give_the_same_arrays(cifar10, tmp_path):
+    """Written in the authors' format from the loaded images, read back by the archive reader and by the .npz reader."""
+    whole = data.read("cifar10", None)
+    folder = tmp_path / archive.FOLDER
+    folder.mkdir()
+    images = np.concatenate([whole.train.images, whole.test.images])
+    labels = np.concatenate([whole.train.labels, whole.test.labels])
+    for i, name in enumerate((*archive.TRAIN, archive.TEST)):
+        rows = slice(10_000 * i, 10_000 * (i + 1))
+        pixels = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2)).reshape(-1, 3072)
+        stored = {b"data": pixels, b"labels": labels[rows].tolist()}
+        (folder / name).write_bytes(pickle.dumps(stored, protocol=2))
+    (folder / archive.META).write_bytes(pickle.dumps({b"label_names": [n.encode() for n in CLASS_NAMES]}, protocol=2))
+    (train, test), npz = (whole.train, whole.test), tmp_path / "cifar10.npz"
+    np.savez(npz, x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels)
+    for path in (folder, npz):
+        read = data.read(str(path), None)
+        np.testing.assert_array_equal(read.train.images, train.images)
+        np.testing.assert_array_equal(read.train.labels, train.labels)
+        np.testing.assert_array_equal(read.test.images, test.images)
+        np.testing.assert_array_equal(read.test.labels, test.labels)
 
 
 # (epochs, validation accuracy that must be passed, trainable parameters, running statistics)

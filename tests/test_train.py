@@ -105,6 +105,8 @@ def test_the_record_is_complete(straight_run, tiny_config):
         "num_train_examples": 70,
         "num_validation_examples": 21,
         "num_test_examples": 27,
+        "image_shape": [8, 8, 3],
+        "class_names": ["dark", "middle", "light"],
         "trainable_parameters": 3 * 3 * 3 * 4 + 4 + 2 * 4 + 4 * 4 * 4 * 3 + 3,
         "non_trainable_parameters": 8,
         "platform": "cpu",

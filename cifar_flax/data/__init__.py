@@ -3,9 +3,11 @@
 A new source is a file here that returns a `Source`, and a line in `read`.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from cifar_flax.data import synthetic, tfds
+from cifar_flax.data import archive, npz, synthetic, tfds
 from cifar_flax.data.dataset import Dataset, Source, Split
 from cifar_flax.errors import BadInput
 
@@ -43,4 +45,9 @@ def read(dataset: str, data_dir: str | None) -> Source:
     """The source that the config's `dataset` names, whole."""
     if dataset == "synthetic":
         return synthetic.load()
+    path = Path(dataset).expanduser()
+    if path.suffix == ".npz":
+        return npz.load(path)
+    if archive.is_archive(path):
+        return archive.load(path)
     return tfds.load(dataset, data_dir)

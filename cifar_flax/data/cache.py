@@ -29,10 +29,10 @@ def directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar_flax"
 
 
-def fingerprint(folder: Path) -> str:
-    """Names, sizes and modification times of a folder's files: another number when one of them was replaced."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+def fingerprint(source: Path) -> str:
+    """Names, sizes and modification times of a file or of a folder's files: changes when one of them is replaced."""
+    files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+    stats = [(str(path.relative_to(source.parent)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps([FORMAT, stats]).encode()).hexdigest()[:16]
 
 

@@ -53,7 +53,10 @@ def _prepare(root: Path, name: str) -> Path:
     except Exception as error:  # TFDS asserts, looks up and imports: it has no common class for what may go wrong
         raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({_line(error)})") from error
     _check(tfds, name, builder)
-    ways_out = "set config.data_dir to a folder that holds it, or use --config.dataset=synthetic"
+    ways_out = (
+        "set --config.data_dir to a folder that holds it, --config.dataset to the path of an archive "
+        "(cifar-10-python.tar.gz) or .npz, or use --config.dataset=synthetic"
+    )
     unreachable = [url for url in list(builder.url_infos)[:1] if not _reachable(url)]
     if unreachable:
         raise BadInput(
