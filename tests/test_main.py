@@ -30,8 +30,11 @@ def start(words):
     )  # fmt: skip
 
 
-def command(*arguments):
-    return start([sys.executable, "-m", "cifar_flax.main", *arguments])
+def finished(*arguments):
+    """The command's exit code, output and errors."""
+    process = start([sys.executable, "-m", "cifar_flax.main", *arguments])
+    out, err = process.communicate()
+    return process.returncode, out, err
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -181,9 +184,8 @@ def test_help_names_every_field(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_as_smoke(name, tmp_path):
-    process = command("--config", f"experiments/{name}.py:smoke", "--workdir", str(tmp_path))
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
+    code, out, err = finished("--config", f"experiments/{name}.py:smoke", "--workdir", str(tmp_path))
+    assert (code, err) == (0, "")
     assert "test accuracy" in out
 
 
@@ -201,7 +203,7 @@ sys.exit(main.main(sys.argv[1:]))
 def test_a_signal_to_the_process_costs_nothing(number, tmp_path):
     """Three interruptions, the first two within an epoch, and the numbers of a run that nobody disturbed."""
     arguments = ["--config", "experiments/cnn_augmented.py:smoke", "--workdir"]
-    assert command(*arguments, str(tmp_path / "straight")).wait() == 0
+    assert finished(*arguments, str(tmp_path / "straight"))[0] == 0
     for reports in (2, 15, 1):
         process = start([sys.executable, "-c", OFTEN, *arguments, str(tmp_path / "disturbed")])
         for line in process.stdout:
@@ -214,7 +216,7 @@ def test_a_signal_to_the_process_costs_nothing(number, tmp_path):
         assert "the same command goes on" in err
     saved = {int(path.name) for path in (tmp_path / "disturbed" / "checkpoints" / "latest").iterdir()}
     assert any(step % 250 for step in saved)
-    assert command(*arguments, str(tmp_path / "disturbed")).wait() == 0
+    assert finished(*arguments, str(tmp_path / "disturbed"))[0] == 0
 
     def numbers(name):
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
