@@ -3,33 +3,18 @@
 Exit codes: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-# TensorFlow, which only reads TFDS and writes TensorBoard's events here, is silent unless asked to speak; its remark
-# on oneDNN comes before it heeds the first of these
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
-import absl.logging
 from ml_collections import ConfigDict
 
+from cifar_flax.commandline import Parser, exit_code
 from cifar_flax.config import CHOICES, load_experiment, nearest, split_spec
-from cifar_flax.errors import BadInput, Diverged, Interrupted
+from cifar_flax.errors import BadInput
 from cifar_flax.train import train_and_evaluate
 
 FIRST_RUN = "experiments/cnn_augmented.py:demo"
-
-
-class Parser(argparse.ArgumentParser):
-    """One that reports a mistake as every other bad input is reported."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
 
 
 def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
@@ -63,23 +48,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    absl.logging.set_verbosity(absl.logging.ERROR)  # TFDS' and Orbax' remarks
-    try:
-        config, workdir = parse(sys.argv[1:] if argv is None else argv)
-        train_and_evaluate(config, workdir)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Diverged as error:
-        print(f"diverged: {error}; a lower config.learning_rate, in another --workdir, may help", file=sys.stderr)
-        return 1
-    except Interrupted as error:
-        print(f"{error}; the state is saved, the same command goes on from here", file=sys.stderr)
-        return 128 + error.signal_number
-    except KeyboardInterrupt:
-        print("interrupted at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: train_and_evaluate(*parse(sys.argv[1:] if argv is None else argv)))
 
 
 if __name__ == "__main__":

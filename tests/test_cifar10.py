@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from cifar_flax import data
 from cifar_flax.config import base_config
 from cifar_flax.data import archive
+from cifar_flax.train import train_and_evaluate
 
 PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,14 @@ def test_the_pixels(cifar10):
     np.testing.assert_allclose(std, [0.247032, 0.243485, 0.261588], atol=1e-6)
 
 
+def first_losses(dataset, workdir):
+    config = base_config()
+    config.update(dataset=dataset, num_epochs=0.02)
+    train_and_evaluate(config, workdir, jax.devices()[:1])
+    line = json.loads((workdir / "metrics.jsonl").read_text())
+    return line["train_loss"], line["validation_loss"]
+
+
 def test_the_authors_files_give_the_same_arrays(cifar10, tmp_path):
     """Written in the authors' format from the loaded images, read back by the archive reader and by the .npz reader."""
     whole = data.read("cifar10", None)
@@ -94,6 +104,7 @@ def test_the_authors_files_give_the_same_arrays(cifar10, tmp_path):
         np.testing.assert_array_equal(read.train.labels, train.labels)
         np.testing.assert_array_equal(read.test.images, test.images)
         np.testing.assert_array_equal(read.test.labels, test.labels)
+    assert first_losses(str(npz), tmp_path / "a") == first_losses("cifar10", tmp_path / "b")
 
 
 # (epochs, validation accuracy that must be passed, trainable parameters, running statistics)

@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 # from the cellar up; a room imports from the floors below its own only
 FLOORS = (
     {"errors"},
+    {"commandline"},
     {"layers", "data", "figures", "records", "augment", "metrics", "state", "optimizers", "interruption"},
     {"models", "checkpoints"},
     {"config", "steps", "console", "gallery"},
     {"programs"},
-    {"train"},
-    {"main"},
+    {"train", "inference"},
+    {"main", "evaluate", "predict", "export"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

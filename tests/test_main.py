@@ -187,6 +187,9 @@ def test_every_experiment_runs_as_smoke(name, tmp_path):
     code, out, err = finished("--config", f"experiments/{name}.py:smoke", "--workdir", str(tmp_path))
     assert (code, err) == (0, "")
     assert "test accuracy" in out
+    figures = {path.stem for path in (tmp_path / "figures").iterdir()}
+    augmented = {"augmented_images"} if name in ("cnn_augmented", "alexnet") else set()
+    assert figures == {"training_images", "learning_curves", "predictions", "confusion_matrix"} | augmented
 
 
 # the command with short pieces that are all reported, so that a signal can be sent within an epoch

@@ -1,0 +1,45 @@
+"""`python -m cifar_flax.export --workdir runs/cnn`: a run's best parameters as a plain `.npz`, for any other library.
+
+Entries are named like `params/conv1/kernel` and `batch_stats/norm1/mean`.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from cifar_flax.commandline import Parser, exit_code
+from cifar_flax.errors import BadInput
+from cifar_flax.inference import Classifier, load_run
+
+
+def parameters(classifier: Classifier) -> dict[str, np.ndarray]:
+    """Every parameter and running statistic by its path."""
+    tree = jax.device_get({"params": classifier.params, "batch_stats": classifier.batch_stats})
+    return flatten_dict(tree, sep="/")
+
+
+def command(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m cifar_flax.export", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, help="the folder of a run")
+    parser.add_argument("--output", help="default: parameters.npz in the workdir")
+    arguments = parser.parse_args(argv)
+    arrays = parameters(load_run(arguments.workdir))
+    output = Path(arguments.output or Path(arguments.workdir) / "parameters.npz")
+    try:
+        with output.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise BadInput(f"--output: {output} cannot be written ({error.strerror})") from error
+    print(f"{output}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} numbers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return exit_code(lambda: command(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""A run's workdir as a function: from images to probabilities, with its best parameters.
+
+classifier = load_run("runs/cnn")
+probabilities = classifier(images)  # [N, H, W, C] uint8 -> [N, K] float32
+print(classifier.class_names[probabilities[0].argmax()])
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from cifar_flax.checkpoints import Checkpoints, abstract, restore
+from cifar_flax.errors import BadInput
+from cifar_flax.layers import resolve_lowering
+from cifar_flax.metrics import Metrics
+from cifar_flax.models import MODELS
+from cifar_flax.optimizers import make_optimizer
+from cifar_flax.records import Records
+from cifar_flax.state import create_train_state
+from cifar_flax.steps import data_mesh, replicated
+
+
+class Classifier:
+    """A trained network. Called with images [N, H, W, C] uint8 it returns probabilities [N, K] float32.
+
+    Attributes:
+        config: of the run, as it took effect.
+        run: what run.json holds.
+        epoch: of the checkpoint, from 1.
+        model: the network.
+        params: its parameters.
+        batch_stats: its running statistics; may be empty.
+    """
+
+    def __init__(
+        self, config: ConfigDict, run: dict[str, Any], epoch: int, model: nn.Module, params: Any, batch_stats: Any
+    ):
+        self.config, self.run, self.epoch, self.model = config, run, epoch, model
+        self.params, self.batch_stats = params, batch_stats
+        self._probabilities = jax.jit(self._compute)
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.run["class_names"]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.run["image_shape"]
+        return height, width, channels
+
+    def _compute(self, params: Any, batch_stats: Any, images: Array) -> Array:
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits: Any = self.model.apply(variables, images.astype(jnp.float32) / 255, train=False)
+        return nn.softmax(logits)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Raises ValueError if the images are not [N, H, W, C] uint8 of the network's size."""
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise ValueError(f"images are {images.dtype} {list(images.shape)}, not uint8 {['N', *self.image_shape]}")
+        size = self.config.eval_batch_size
+        found = [np.empty((0, len(self.class_names)), np.float32)]
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            filled = np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))  # of one size: compiled once
+            found.append(np.asarray(self._probabilities(self.params, self.batch_stats, filled))[: len(batch)])
+        return np.concatenate(found)
+
+
+def load_run(workdir: str | Path) -> Classifier:
+    """The network of a workdir with the parameters of its best checkpoint; of an unfinished run, the best so far.
+
+    Raises:
+        BadInput: there is no run or no checkpoint.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    records = Records(workdir)
+    if not records.config or not records.run:
+        raise BadInput(f"--workdir: there is no run in {workdir}; train one with python -m cifar_flax.main")
+    unknown = [field for field in ("platform", "image_shape", "class_names") if field not in records.run]
+    if unknown:
+        raise BadInput(f"--workdir: {workdir / 'run.json'} lacks {', '.join(unknown)}; train the run again")
+    if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
+        raise BadInput(f"--workdir: the run in {workdir} has no checkpoint yet; an epoch must have been finished")
+    config, run, device = ConfigDict(records.config), records.run, jax.devices()[0]
+    same_platform = run["platform"] == device.platform
+    lowering = config.lowering if same_platform else resolve_lowering("auto", device.platform)
+    model = MODELS[config.model](len(run["class_names"]), dtype=jnp.dtype(config.dtype), lowering=lowering)
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, 1)
+    create = partial(create_train_state, model, optimizer, image_shape=tuple(run["image_shape"]))
+    like = jax.eval_shape(create, jax.random.key(0)), jax.eval_shape(Metrics.zero)
+    with Checkpoints(workdir) as checkpoints:
+        (state, _), progress = restore(checkpoints.best, abstract(like, replicated(data_mesh([device]))))
+    return Classifier(config, run, progress["epochs"][-1]["epoch"], model, state.params, state.batch_stats)
