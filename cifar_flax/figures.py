@@ -78,7 +78,8 @@ def learning_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
                 axis.plot(at, values, color=colour, marker=marker, markersize=4, label=split)
             axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch: {best['epoch']}")
             axis.set(title=quantity.capitalize(), xlabel="epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_xlim(at[0] - 0.5, at[-1] + 0.5)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axis.legend()
     return figure
 

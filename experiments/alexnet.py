@@ -21,4 +21,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = "alexnet"
     config.augment = "shift_flip"
     # an epoch of the synthetic images takes about a minute on two cores
-    return with_variant(config, variant, smoke_epochs=0.2)
+    return with_variant(config, variant, smoke_epochs=0.1)
