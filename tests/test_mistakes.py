@@ -48,6 +48,11 @@ def test_an_error_in_an_experiment_file(tmp_path):
     assert_one_line(run("main", "--config", tmp_path / "mine.py"), "mine.py, line 3", "TypeError")
 
 
+def test_an_unknown_dataset(tmp_path):
+    finished = run("main", "--config.dataset=cifar11", f"--workdir={tmp_path / 'new'}")
+    assert_one_line(finished, "config.dataset", "'cifar11'", "'cifar10'")
+
+
 def test_no_network_and_no_data(tmp_path):
     """A proxy that nobody answers stands for a missing network."""
     nowhere = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}

@@ -1,5 +1,6 @@
 """Any image-classification set of TensorFlow Datasets, by its name."""
 
+import difflib
 import os
 import threading
 import urllib.error
@@ -50,6 +51,10 @@ def _prepare(root: Path, name: str) -> Path:
     tfds = _import_tfds()
     try:
         builder = tfds.builder(name, data_dir=root)
+    except tfds.core.DatasetNotFoundError as error:
+        similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS{hint}") from error
     except Exception as error:  # TFDS asserts, looks up and imports: it has no common class for what may go wrong
         raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({_line(error)})") from error
     _check(tfds, name, builder)
