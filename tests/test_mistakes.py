@@ -50,7 +50,7 @@ def test_an_error_in_an_experiment_file(tmp_path):
 
 def test_an_unknown_dataset(tmp_path):
     finished = run("main", "--config.dataset=cifar11", f"--workdir={tmp_path / 'new'}")
-    assert_one_line(finished, "config.dataset", "'cifar11'", "'cifar10'")
+    assert_one_line(finished, "config.dataset", "'cifar11'", "cifar10,")
 
 
 def test_no_network_and_no_data(tmp_path):

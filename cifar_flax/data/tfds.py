@@ -52,8 +52,8 @@ def _prepare(root: Path, name: str) -> Path:
     try:
         builder = tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
-        similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
-        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
+        hint = f"; the nearest names are {', '.join(similar)}" if similar else ""
         raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS{hint}") from error
     except Exception as error:  # TFDS asserts, looks up and imports: it has no common class for what may go wrong
         raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({_line(error)})") from error
