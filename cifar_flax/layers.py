@@ -3,19 +3,23 @@
 Of the lowerings, `library` is XLA's own, `patches` is for CPUs.
 
 XLA's CPU convolutions are slow, most of all inside a loop and in their gradients, and so is the gradient of its
-windowed maximum (`select_and_scatter`). `patches` writes a convolution as one matrix product over the patches of
-the image (im2col: Chellapilla, Puri and Simard, 2006, "High Performance Convolutional Neural Networks for Document
+windowed maximum (`select_and_scatter`). `patches` writes a convolution as matrix products over the patches of the
+image (im2col: Chellapilla, Puri and Simard, 2006, "High Performance Convolutional Neural Networks for Document
 Processing") and a pooling as a maximum over slices. Both lowerings compute the same function from the same
-parameters; only rounding differs.
+parameters; only rounding differs. What was tried and measured is in docs/performance.md.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+DEEP = 64  # input channels from which on each row of a kernel is a product of its own
+LARGE = 1 << 22  # numbers in a dense kernel from which on its products are turned
 KERNEL_INIT = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
 
 
@@ -25,10 +29,31 @@ class Lowering(NamedTuple):
     Attributes:
         conv: what `nn.Conv(conv_general_dilated=...)` takes; signature of `jax.lax.conv_general_dilated`.
         max_pool: `(images [B, H, W, C], window (h, w), strides (h, w)) -> [B, H', W', C]`, without padding.
+        dot_general: what `nn.Dense(dot_general=...)` takes; signature of `jax.lax.dot_general`. Only a dense layer of
+            millions of parameters has a use for it.
     """
 
     conv: Callable[..., Array]
     max_pool: Callable[[Array, tuple[int, int], tuple[int, int]], Array]
+    dot_general: Callable[..., Array]
+
+
+def columns_dot_general(
+    lhs: Array, rhs: Array, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None
+) -> Array:
+    """Products of a batch [B, K] with a kernel [K, N] too large for a core's cache, as K columns of B.
+
+    XLA hands this form, and with it the gradients', to programs that read the rows of `rhs` one after the other.
+    Smaller kernels are faster as they are, and other products are left alone.
+    """
+    if lhs.ndim == 2 and rhs.size >= LARGE and dimension_numbers == (((1,), (0,)), ((), ())):
+        lhs, dimension_numbers = lax.optimization_barrier(lhs.T), (((0,), (0,)), ((), ()))
+    return lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type)
+
+
+def _kept(array: Array) -> Array:
+    """The array, written to memory: XLA would compute it anew in each of the slices and selections that read it."""
+    return lax.optimization_barrier(array)
 
 
 def _windows(images: Array, window: Sequence[int], strides: Sequence[int]) -> list[Array]:
@@ -59,7 +84,7 @@ def patches_conv(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> Array:
-    """Convolves images [B, H, W, C] with a kernel [h, w, C, O] as one product [B H' W', h w C] x [h w C, O].
+    """Convolves images [B, H, W, C] with a kernel [h, w, C, O] as products of patches with the kernel.
 
     Dilated and grouped convolutions are left to the library.
 
@@ -79,26 +104,101 @@ def patches_conv(
             feature_group_count,
             precision=precision,
         )
-    window = rhs.shape[:2]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], window, window_strides, padding)
-    padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-    patches = jnp.concatenate(_windows(padded, window, window_strides), axis=-1)
-    return jnp.dot(patches, rhs.reshape(-1, rhs.shape[-1]), precision=precision)
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    by_patches = _conv_by_rows if lhs.shape[3] >= DEEP else _conv_by_windows
+    return by_patches(lhs, rhs, window_strides, padding, precision)
+
+
+def _product(patches: Array, kernel: Array, precision: Any) -> Array:
+    """Patches [..., K] x kernel [..., O] of K * O numbers -> [..., O]; as matrices: that saves the gradients copies."""
+    depth, features = patches.shape[-1], kernel.shape[-1]
+    product = jnp.dot(patches.reshape(-1, depth), kernel.reshape(depth, features), precision=precision)
+    return product.reshape(*patches.shape[:-1], features)
+
+
+def _conv_by_windows(
+    images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], precision: Any
+) -> Array:
+    """One product: patches [B, H', W', h w C] x kernel [h w C, O]."""
+    padded = _kept(jnp.pad(images, ((0, 0), *padding, (0, 0))))
+    patches = jnp.concatenate(_windows(padded, kernel.shape[:2], strides), axis=-1)
+    return _product(patches, kernel, precision)
+
+
+def _conv_by_rows(
+    images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], precision: Any
+) -> Array:
+    """The sum over the kernel's rows of products: patches of one image row [H, B, W', w C] x kernel row [w C, O].
+
+    The patches are h times smaller, and rows of padding are not multiplied. Image rows come first in memory, so that
+    those a kernel row meets lie side by side and are not copied.
+    """
+    h, w, _, features = kernel.shape
+    height, top, stride = images.shape[1], padding[0][0], strides[0]
+    num_rows = (height + sum(padding[0]) - h) // stride + 1
+    by_row = _kept(jnp.pad(images, ((0, 0), (0, 0), padding[1], (0, 0))).swapaxes(0, 1))
+    patches = jnp.concatenate(_windows(by_row, (1, w), (1, strides[1])), axis=-1)
+    output = jnp.zeros((num_rows, *patches.shape[1:3], features), patches.dtype)
+    for i in range(h):
+        # the output rows whose i-th input row lies within the image
+        first, end = max(0, -((i - top) // stride)), min(num_rows, (height - 1 + top - i) // stride + 1)
+        if first < end:
+            rows = patches[first * stride + i - top :: stride][: end - first]
+            product = _product(rows, kernel[i], precision)
+            output += jnp.pad(product, ((first, num_rows - end), (0, 0), (0, 0), (0, 0)))
+    return output.swapaxes(0, 1)
 
 
 def slices_max_pool(images: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
-    """Maximum over windows of images [B, H, W, C], as a maximum over stacked slices.
+    """Maximum over windows of images [B, H, W, C].
 
-    Where several pixels of a window are exactly equal and largest, they share the gradient equally; the library
-    gives it to one of them. Behind a ReLU the usual tie is at zero and carries no gradient either way.
+    Where several pixels of a window are exactly equal and largest, windows side by side give the gradient to the
+    first of them, as the library does; overlapping ones share it. Behind a ReLU the usual tie is at zero and
+    carries no gradient either way.
     """
-    if window == strides:  # windows side by side: a reshape holds them without copying
-        batch, height, width, channels = images.shape
-        (h, w), (rows, columns) = window, (height // window[0], width // window[1])
-        cropped = images[:, : rows * h, : columns * w, :]
-        return cropped.reshape(batch, rows, h, columns, w, channels).max(axis=(2, 4))
-    return jnp.stack(_windows(images, window, strides)).max(axis=0)
+    if window == strides:
+        height, width = (side // w * w for side, w in zip(images.shape[1:3], window, strict=True))
+        return _max_of_tiles(images[:, :height, :width], window)
+    rows = reduce(jnp.maximum, _windows(images, (window[0], 1), (strides[0], 1)))
+    return reduce(jnp.maximum, _windows(rows, (1, window[1]), (1, strides[1])))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_of_tiles(images: Array, tile: tuple[int, int]) -> Array:
+    """Maximum of each tile [h, w] of images [B, h R, w S, C] -> [B, R, S, C].
+
+    XLA's gradient of a maximum compares again and counts the ties in passes of their own; this one keeps the place.
+    """
+    return _max_of_tiles_forward(images, tile)[0]
+
+
+def _tiles(images: Array, tile: tuple[int, int]) -> Array:
+    """[B, h R, w S, C] -> [B, R, h, S, w, C], without a copy."""
+    batch, height, width, channels = images.shape
+    return images.reshape(batch, height // tile[0], tile[0], width // tile[1], tile[1], channels)
+
+
+def _max_of_tiles_forward(images: Array, tile: tuple[int, int]) -> tuple[Array, Array]:
+    """The maxima, and where in its tile the first of each lies, counted row by row: int32 [B, R, S, C]."""
+    tiles = _tiles(images, tile)
+    maxima = tiles[:, :, 0, :, 0]
+    places = jnp.zeros(maxima.shape, jnp.int32)
+    for place in range(1, tile[0] * tile[1]):
+        pixels = tiles[:, :, place // tile[1], :, place % tile[1]]
+        places = jnp.where(pixels > maxima, place, places)
+        maxima = jnp.maximum(maxima, pixels)
+    return maxima, _kept(places)
+
+
+def _max_of_tiles_backward(tile: tuple[int, int], places: Array, gradient: Array) -> tuple[Array]:
+    batch, rows, columns, channels = places.shape
+    every = jnp.arange(tile[0] * tile[1]).reshape(1, 1, tile[0], 1, tile[1], 1)
+    tiles = jnp.where(places[:, :, None, :, None] == every, gradient[:, :, None, :, None], 0)
+    return (tiles.reshape(batch, rows * tile[0], columns * tile[1], channels),)
+
+
+_max_of_tiles.defvjp(_max_of_tiles_forward, _max_of_tiles_backward)
 
 
 def _library_max_pool(images: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
@@ -106,8 +206,8 @@ def _library_max_pool(images: Array, window: tuple[int, int], strides: tuple[int
 
 
 LOWERINGS = {
-    "library": Lowering(lax.conv_general_dilated, _library_max_pool),
-    "patches": Lowering(patches_conv, slices_max_pool),
+    "library": Lowering(lax.conv_general_dilated, _library_max_pool, lax.dot_general),
+    "patches": Lowering(patches_conv, slices_max_pool, columns_dot_general),
 }
 
 

@@ -43,7 +43,8 @@ def make_train_steps(
     It trains from `state.step` up to, not including, step `stop` (int32 scalar) of the same epoch, on images
     [N, H, W, C] uint8 and labels [N] int32, and adds the losses to `metrics`. One compilation serves every `stop`, and
     the result has the same bits wherever an epoch is cut. At the first loss that is not finite it stops, with the state
-    as it was before that step and `diverged` True. The old `state` and `metrics` are donated.
+    as it was before that step and `diverged` True; also if a parameter of the state that it returns is not finite. The
+    old `state` and `metrics` are donated.
     """
     by_image = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -59,11 +60,19 @@ def make_train_steps(
             losses = cross_entropy(logits, labels, label_smoothing)
             return losses.mean(), (losses, logits, updates.get("batch_stats", {}))
 
+        def update(state: TrainState) -> TrainState:
+            # The same update twice: new parameters and new moments both come from the old arrays alone, and XLA's CPU
+            # backend writes them in one pass over memory; it would read new moments back in a second one.
+            old = grads, state.opt_state, state.params
+            updates, _ = optimizer.update(*lax.optimization_barrier(old))
+            _, opt_state = optimizer.update(*old)
+            params = optax.apply_updates(state.params, updates)
+            return replace(state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+
         (loss, (losses, logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        trained = replace(state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
-        return trained, Metrics.of_batch(losses, logits, labels, jnp.ones_like(labels, bool)), jnp.isfinite(loss)
+        finite = jnp.isfinite(loss)
+        of_batch = Metrics.of_batch(losses, logits, labels, jnp.ones_like(labels, bool))
+        return lax.cond(finite, update, lambda state: state, state), of_batch, finite
 
     def train_steps(
         state: TrainState, metrics: Metrics, images: Array, labels: Array, stop: Array
@@ -84,11 +93,13 @@ def make_train_steps(
             batch = augmentation(roots.augmentation, batch, indices, epoch) / 255
             dropout = jax.random.fold_in(roots.dropout, state.step)
             trained, of_batch, finite = train_step(state, batch, labels[indices], dropout)
-            # selected leaf by leaf, this fuses into the update and costs no copy of the state
-            new, old = (trained, metrics + of_batch), (state, metrics)
-            return *jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), ~finite
+            metrics = jax.tree.map(lambda new, old: jnp.where(finite, new, old), metrics + of_batch, metrics)
+            return trained, metrics, ~finite
 
-        return lax.while_loop(unfinished, step, (state, metrics, jnp.array(False)))
+        state, metrics, diverged = lax.while_loop(unfinished, step, (state, metrics, jnp.array(False)))
+        # once a piece: in every step it would cost one to four per cent, and a bad parameter shows in the next loss
+        finite = [jnp.isfinite(array).all() for array in jax.tree.leaves(state.params)]
+        return state, metrics, diverged | ~jnp.stack(finite).all()
 
     return jax.jit(train_steps, donate_argnums=(0, 1), out_shardings=replicated(mesh))
 

@@ -19,4 +19,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config()
     config.experiment = Path(__file__).stem
     config.model = "cnn"
+    config.eval_batch_size = 40  # its feature maps then stay in a CPU's cache
     return with_variant(config, variant)

@@ -1,12 +1,24 @@
 """The `patches` lowering computes what flax' own layers compute, values and gradients, to TOLERANCE in float64."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from cifar_flax.layers import LOWERINGS, patches_conv, resolve_lowering, slices_max_pool
+from cifar_flax.layers import (
+    DEEP,
+    LARGE,
+    LOWERINGS,
+    columns_dot_general,
+    patches_conv,
+    resolve_lowering,
+    slices_max_pool,
+)
+from cifar_flax.steps import data_mesh
 
 TOLERANCE = 1e-12  # relative and absolute; sums of at most a few thousand float64 products
 
@@ -23,16 +35,18 @@ def random(*shape, seed=0):
 
 def assert_same(ours, theirs, *arguments):
     """Equal values, and equal gradients of a sum with random weights."""
-    out = theirs(*arguments)
-    np.testing.assert_allclose(ours(*arguments), out, rtol=TOLERANCE, atol=TOLERANCE)
-    weights = random(*out.shape, seed=1)
-    every = tuple(range(len(arguments)))
-    mine = jax.grad(lambda *a: (ours(*a) * weights).sum(), every)(*arguments)
-    expected = jax.grad(lambda *a: (theirs(*a) * weights).sum(), every)(*arguments)
-    for a, b in zip(mine, expected, strict=True):
+    shape = jax.eval_shape(theirs, *arguments).shape
+    weights, every = random(*shape, seed=1), tuple(range(len(arguments)))
+
+    def value_and_gradients(function):
+        return jax.jit(jax.value_and_grad(lambda *a: (weights * function(*a)).sum(), every))(*arguments)
+
+    np.testing.assert_allclose(jax.jit(ours)(*arguments), jax.jit(theirs)(*arguments), rtol=TOLERANCE, atol=TOLERANCE)
+    for a, b in zip(*map(jax.tree.leaves, map(value_and_gradients, (ours, theirs))), strict=True):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("channels", [3, DEEP])
 @pytest.mark.parametrize(
     ("size", "kernel", "strides", "padding"),
     [
@@ -44,13 +58,14 @@ def assert_same(ours, theirs, *arguments):
         ((7, 9), (2, 3), (3, 2), "VALID"),
         ((7, 9), (5, 5), (2, 1), ((2, 1), (0, 3))),
         ((8, 8), (1, 1), (1, 1), "VALID"),
+        ((1, 2), (5, 3), (1, 1), "SAME"),  # kernel rows that meet no image row
     ],
 )
-def test_patches_are_nn_conv(size, kernel, strides, padding):
-    images = random(2, *size, 3)
+def test_patches_are_nn_conv(size, kernel, strides, padding, channels):
+    images = random(2, *size, channels)
     fields = {"features": 4, "kernel_size": kernel, "strides": strides, "padding": padding, "param_dtype": jnp.float64}
     library, patches = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=patches_conv)
-    params = library.init(jax.random.key(0), images)
+    params = jax.jit(library.init)(jax.random.key(0), images)
     flat, tree = jax.tree.flatten(params)
 
     def apply(layer):
@@ -85,11 +100,18 @@ def test_slices_are_nn_max_pool(size, window, strides):
     assert_same(lambda x: slices_max_pool(x, window, strides), lambda x: nn.max_pool(x, window, strides), images)
 
 
-@pytest.mark.parametrize("strides", [(2, 2), (1, 1)])
-def test_equal_largest_pixels_share_the_gradient(strides):
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_of_equal_largest_pixels_the_first_gets_the_gradient(lowering):
+    images = jnp.asarray([[1.0, 3.0, 0.0], [3.0, 3.0, 0.0], [0.0, 0.0, 0.0]])[None, :, :, None]  # one row is cropped
+    gradient = jax.grad(lambda x: LOWERINGS[lowering].max_pool(x, (2, 2), (2, 2)).sum())(images)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
+
+
+def test_equal_largest_pixels_of_overlapping_windows_share_the_gradient():
     images = jnp.asarray([[3.0, 3.0], [1.0, 3.0]])[None, :, :, None]
-    gradient = jax.grad(lambda x: slices_max_pool(x, (2, 2), strides).sum())(images)
-    np.testing.assert_allclose(gradient[0, :, :, 0], [[1 / 3, 1 / 3], [0, 1 / 3]], rtol=TOLERANCE)
+    gradient = jax.grad(lambda x: slices_max_pool(x, (2, 2), (1, 1)).sum())(images)
+    np.testing.assert_array_equal(gradient[0, :, :, 0] > 0, [[True, True], [False, True]])
+    assert gradient.sum() == 1
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
@@ -106,3 +128,35 @@ def test_auto_is_patches_on_cpus_only():
         "library",
     ]
     assert resolve_lowering("library", "cpu") == "library"
+
+
+@pytest.mark.parametrize("size", [(2048, 2048), (8, 8)])
+def test_columns_are_a_product(size):
+    """A kernel large enough to be turned, and a small one."""
+    assert (size[0] * size[1] >= LARGE) == (size[0] == 2048)
+    with jax.enable_x64(False):
+        batch, kernel = random(3, size[0]).astype(jnp.float32), random(*size).astype(jnp.float32)
+        dense = nn.Dense(size[1], use_bias=False, dot_general=columns_dot_general)
+        weights = random(3, size[1], seed=1).astype(jnp.float32)
+
+        def product(batch, kernel):
+            return dense.apply({"params": {"kernel": kernel}}, batch)
+
+        output, gradients = jax.vjp(product, batch, kernel)
+        expected = (batch @ kernel, weights @ kernel.T, batch.T @ weights)
+        for mine, theirs in zip((output, *gradients(weights)), expected, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [3, DEEP])
+def test_patches_of_a_batch_on_several_devices(channels):
+    images, kernel = random(4, 6, 6, channels), random(3, 3, channels, 4, seed=1)
+    split = jax.device_put(images, NamedSharding(data_mesh(jax.devices()[:4]), PartitionSpec("data")))
+
+    @jax.jit
+    @partial(jax.grad, argnums=(0, 1))
+    def gradients(images, kernel):
+        return (patches_conv(images, kernel, (1, 1), "SAME") ** 2).sum()
+
+    for many, one in zip(gradients(split, kernel), gradients(images, kernel), strict=True):
+        np.testing.assert_allclose(many, one, rtol=TOLERANCE, atol=TOLERANCE)

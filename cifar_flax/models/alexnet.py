@@ -34,9 +34,10 @@ class AlexNet(nn.Module):
 
         `train` needs a `dropout` rng and `mutable=["batch_stats"]`.
         """
-        conv_lowered, max_pool = LOWERINGS[self.lowering]
-        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=conv_lowered)
-        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
+        lowered = LOWERINGS[self.lowering]
+        max_pool = lowered.max_pool
+        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=lowered.conv)
+        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype, dot_general=lowered.dot_general)
         # Keras' defaults; flax' epsilon is 1e-5. The two-pass variance cannot cancel to a negative number.
         norm = partial(
             nn.BatchNorm,

@@ -26,13 +26,13 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes] float32. `train` needs a `dropout` rng."""
-        conv_lowered, max_pool = LOWERINGS[self.lowering]
-        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=conv_lowered)
+        lowered = LOWERINGS[self.lowering]
+        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=lowered.conv)
         dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         x = images
         for i, features in enumerate((16, 32, 64), start=1):
-            x = nn.relu(conv(features, (2, 2), name=f"conv{i}")(x))
-            x = max_pool(x, (2, 2), (2, 2))
+            # ReLU and maximum commute, and after the pooling there is a quarter of the pixels left to do
+            x = nn.relu(lowered.max_pool(conv(features, (2, 2), name=f"conv{i}")(x), (2, 2), (2, 2)))
         x = nn.Dropout(0.3, deterministic=not train, name="dropout1")(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(dense(500, name="fc1")(x))

@@ -1,0 +1,57 @@
+"""The programs that `cifar_flax.main` runs."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks.contestants import Images
+from cifar_flax.commandline import choose_xla_options
+from cifar_flax.config import load_experiment
+from cifar_flax.data import Dataset, Split
+from cifar_flax.programs import evaluate_all, make_job, make_programs, zero_metrics
+from cifar_flax.state import count_parameters, create_train_state
+from cifar_flax.train import resolve
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+class Ours:
+    """Training in pieces of an epoch, as the loop dispatches them."""
+
+    def __init__(self, config: ConfigDict, images: Images) -> None:
+        train = Split(images.train_images, images.train_labels)
+        test = Split(images.test_images, images.test_labels)
+        dataset = Dataset(train, test, test, tuple(map(str, range(10))))
+        devices = jax.devices()
+        config = resolve(config, devices)
+        self.job = make_job(config, dataset, devices)
+        self.metrics = zero_metrics(self.job)
+        create = jax.jit(
+            lambda key: create_train_state(self.job.model, self.job.optimizer, key, image_shape=(32, 32, 3))
+        )
+        self.state = create(jax.random.key(0))
+        self.num_parameters = count_parameters(self.state.params)
+        self.programs = make_programs(self.job, self.state, self.metrics, dataset, config)
+        self.compile_seconds = self.programs.compile_seconds
+        self.step = 0
+
+    def train(self, num_steps: int) -> None:
+        while num_steps:
+            piece = min(num_steps, self.job.steps_per_epoch - self.step % self.job.steps_per_epoch)
+            self.step, num_steps = self.step + piece, num_steps - piece
+            self.state, self.metrics, diverged = self.programs.train_steps(
+                self.state, self.metrics, *self.programs.train, np.int32(self.step)
+            )
+            assert not diverged
+
+    def evaluate(self) -> float:
+        return evaluate_all(self.programs, self.state, self.programs.test).accuracy
+
+
+def build(network: str, images: Images, batch_size: int, augment: str = "none") -> Ours:
+    choose_xla_options()
+    config = load_experiment(str(EXPERIMENTS / f"{network}.py"))
+    config.batch_size, config.augment = batch_size, augment
+    return Ours(config, images)

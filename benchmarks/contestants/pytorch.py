@@ -1,0 +1,111 @@
+"""PyTorch as its tuning guide has it: channels last, fused Adam, the images in the device's memory."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.contestants import Images
+
+EVAL_BATCH = 200
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Flatten(),
+        *(nn.Linear(3072, 1000), nn.ReLU(), nn.Dropout(0.2)),
+        *(nn.Linear(1000, 512), nn.ReLU(), nn.Dropout(0.2)),
+        nn.Linear(512, 10),
+    )
+
+
+def cnn() -> nn.Sequential:
+    def block(features_in: int, features: int) -> tuple[nn.Module, ...]:
+        # a 2x2 kernel keeps the size with one row and column of zeros at the end
+        return nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(features_in, features, 2), nn.ReLU(), nn.MaxPool2d(2)
+
+    return nn.Sequential(
+        *block(3, 16),
+        *block(16, 32),
+        *block(32, 64),
+        *(nn.Dropout(0.3), nn.Flatten(), nn.Linear(1024, 500), nn.ReLU(), nn.Dropout(0.4), nn.Linear(500, 10)),
+    )
+
+
+def alexnet() -> nn.Sequential:
+    def norm(features: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(features, eps=1e-3, momentum=0.01)
+
+    return nn.Sequential(
+        *(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 96, 3, 2), nn.ReLU(), nn.MaxPool2d(2), norm(96)),
+        *(nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2), norm(256)),
+        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), norm(256)),
+        nn.Flatten(),
+        *(nn.Linear(256, 4096), nn.ReLU(), nn.Dropout(0.4)),
+        *(nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.4)),
+        nn.Linear(4096, 10),
+    )
+
+
+NETWORKS = {"mlp": mlp, "cnn": cnn, "alexnet": alexnet}
+
+
+class PyTorch:
+    """A plain training loop on tensors in the device's memory."""
+
+    def __init__(self, network: str, images: Images, batch_size: int, *, compiled: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch_size = batch_size
+        self.train_images, self.test_images = self._place(images.train_images), self._place(images.test_images)
+        self.train_labels = torch.from_numpy(images.train_labels).long().to(self.device)
+        self.test_labels = torch.from_numpy(images.test_labels).long().to(self.device)
+        self.model: nn.Module = NETWORKS[network]().to(self.device, memory_format=torch.channels_last)
+        self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3, eps=1e-7, fused=True)
+        self.loss = nn.CrossEntropyLoss()
+        if compiled:  # reduce-overhead is CUDA graphs
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            self.model = torch.compile(self.model, mode=mode)
+        began = time.perf_counter()
+        self.train(1)
+        self.compile_seconds = time.perf_counter() - began
+
+    def _place(self, images: object) -> Tensor:
+        """[N, H, W, C] uint8 -> [N, C, H, W] float32 in [0, 1], channels last in memory."""
+        return (torch.tensor(images).to(self.device).float() / 255).permute(0, 3, 1, 2)
+
+    def train(self, num_steps: int) -> None:
+        self.model.train()
+        loss = torch.zeros(())
+        for step in range(num_steps):
+            per_epoch = len(self.train_labels) // self.batch_size
+            if step % per_epoch == 0:
+                order = torch.randperm(len(self.train_labels), device=self.device)
+            rows = order[step % per_epoch * self.batch_size :][: self.batch_size]
+            loss = self.loss(self.model(self.train_images[rows]), self.train_labels[rows])
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        assert torch.isfinite(loss)  # waits for the device
+
+    def evaluate(self) -> float:
+        self.model.eval()
+        correct = torch.zeros((), dtype=torch.long, device=self.device)
+        batches = zip(self.test_images.split(EVAL_BATCH), self.test_labels.split(EVAL_BATCH), strict=True)
+        with torch.no_grad():
+            for images, labels in batches:
+                correct += (self.model(images).argmax(-1) == labels).sum()
+        return int(correct) / len(self.test_labels)
+
+
+def build(
+    network: str, images: Images, batch_size: int, *, compiled: bool = False, flush_denormals: bool = False
+) -> PyTorch:
+    """Adam's moments of a dead unit sink to denormal numbers, which slow a CPU down unless they count as zero.
+
+    PyTorch lets them; XLA and TensorFlow flush them.
+    """
+    torch.set_flush_denormal(flush_denormals)
+    return PyTorch(network, images, batch_size, compiled=compiled)

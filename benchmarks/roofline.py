@@ -1,0 +1,66 @@
+"""What a training step costs at least: its operations and bytes from the shapes, and the machine's rates."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cifar_flax.models import MODELS
+from cifar_flax.state import count_parameters
+
+ADAM_BYTES = 28  # per float32 parameter: reads gradient, parameter and both moments, writes the last three
+
+
+class Work(NamedTuple):
+    """Of one training step: multiplications and additions of its products, bytes that its optimizer moves."""
+
+    operations: float
+    bytes: float
+
+
+class Rates(NamedTuple):
+    """Of a machine: operations per second of a large product, bytes read and written per second of a large copy."""
+
+    operations_per_second: float
+    bytes_per_second: float
+
+
+def training_step(network: str, batch_size: int) -> Work:
+    """Forward, gradient of the kernel and gradient of the input (not of the images); padded taps are counted."""
+    model = MODELS[network](10)
+    products: list[float] = []
+
+    def count(next_method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = next_method(*args, **kwargs)
+        if isinstance(context.module, nn.Conv | nn.Dense):
+            kernel = context.module.variables["params"]["kernel"]
+            products.append(2 * output.size / kernel.shape[-1] * kernel.size)
+        return output
+
+    with nn.intercept_methods(count):
+        images = jnp.zeros((batch_size, 32, 32, 3))
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    return Work(3 * sum(products) - products[0], ADAM_BYTES * count_parameters(variables["params"]))
+
+
+def seconds_at_least(work: Work, rates: Rates) -> float:
+    return work.operations / rates.operations_per_second + work.bytes / rates.bytes_per_second
+
+
+def measure(repeats: int = 5) -> Rates:
+    """The best of some repeats: a product of two 4,096 x 4,096, and adding one to 64 million numbers in place."""
+    square = jnp.ones((4096, 4096))
+    array = jnp.ones(1 << 26)
+    product, add = jax.jit(jnp.dot), jax.jit(lambda x: x + 1, donate_argnums=0)
+    multiplying, copying = [], []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        product(square, square).block_until_ready()
+        multiplied = time.perf_counter()
+        array = add(array).block_until_ready()
+        multiplying.append(multiplied - began)
+        copying.append(time.perf_counter() - multiplied)
+    return Rates(2 * 4096**3 / min(multiplying), 2 * array.nbytes / min(copying))

@@ -1,0 +1,155 @@
+"""`python -m benchmarks.speed`: images per second of all contestants, side by side, in rounds.
+
+Each contestant lives in a process of its own from its compilation to its last round, and all of them take their turn
+in every round, in an order that rotates: what the machine does meanwhile meets them all.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from benchmarks import roofline
+from benchmarks.contestants import AUGMENTED, CONTESTANTS
+from benchmarks.machine import describe
+from cifar_flax.config import base_config
+from cifar_flax.data import load
+
+NETWORKS = ("mlp", "cnn", "alexnet")
+CALIBRATION_STEPS = 8
+
+
+class Worker:
+    """A contestant's process."""
+
+    def __init__(self, name: str, network: str, images: Path, batch_size: int) -> None:
+        self.name = name
+        command = [sys.executable, "-m", "benchmarks.worker", name, network, str(images), str(batch_size)]
+        environment = {**os.environ, **CONTESTANTS[name].environment}
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
+        )
+        self.ready = self._answer()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        assert self.process.stdin
+        self.process.send_signal(signal.SIGCONT)
+        print(command, file=self.process.stdin, flush=True)
+        answer = self._answer()
+        self.process.send_signal(signal.SIGSTOP)  # idle pools of threads may spin for a while
+        return answer
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise RuntimeError(f"{self.name} ended:\n{self.log.read()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def write_images(path: Path, dataset: str) -> None:
+    """The set's training and test images, as contestants read them."""
+    config = base_config()
+    config.dataset = dataset
+    loaded = load(config)
+    np.savez(
+        path,
+        train_images=loaded.train.images,
+        train_labels=loaded.train.labels,
+        test_images=loaded.test.images,
+        test_labels=loaded.test.labels,
+    )
+
+
+def compare(network: str, names: Sequence[str], images: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All rounds of one network."""
+    with ExitStack() as stack:
+        workers = []
+        for name in names:
+            worker = stack.enter_context(Worker(name, network, images, options.batch_size))
+            print(f"{network:8}  {name:34} compiled in {worker.ready['compile_seconds']:6.1f} s", flush=True)
+            worker.ask("evaluate")
+            rate = worker.ask(f"train {CALIBRATION_STEPS}")["images_per_second"]
+            rate = worker.ask(f"train {steps_in(1, rate, options.batch_size)}")["images_per_second"]
+            workers.append((worker, steps_in(options.seconds, rate, options.batch_size)))
+        counts = {name: worker.ready["num_parameters"] for name, (worker, _) in zip(names, workers, strict=True)}
+        if len(set(counts.values())) != 1:
+            raise RuntimeError(f"not the same network: {counts}")
+        rounds: dict[str, dict[str, Any]] = {
+            worker.name: {"compile_seconds": worker.ready["compile_seconds"], "train": [], "evaluate": []}
+            for worker, _ in workers
+        }
+        for number in range(options.rounds):
+            first = number % len(workers)
+            for worker, num_steps in workers[first:] + workers[:first]:
+                trained, evaluated = worker.ask(f"train {num_steps}"), worker.ask("evaluate")
+                of_worker = rounds[worker.name]
+                of_worker["train"].append(trained["images_per_second"])
+                of_worker["evaluate"].append(evaluated["images_per_second"])
+                of_worker["peak_memory_mib"] = evaluated["peak_memory_mib"]
+                print(f"{network:8}  {worker.name:34} {trained['images_per_second']:9,.0f} images/s", flush=True)
+    return {"num_parameters": counts[names[0]], "contestants": rounds}
+
+
+def steps_in(seconds: float, images_per_second: float, batch_size: int) -> int:
+    return max(2, round(seconds * images_per_second / batch_size))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--contestants", nargs="+", choices=tuple(CONTESTANTS), default=tuple(CONTESTANTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of training, a contestant and round")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--dataset", default="cifar10", help="as config.dataset")
+    parser.add_argument("--output", type=Path, help="JSON file; default results/speed_PLATFORM.json")
+    options = parser.parse_args()
+    machine = describe()
+    networks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npz"
+        write_images(images, options.dataset)
+        for network in options.networks:
+            rates = roofline.measure()
+            work = roofline.training_step(network, options.batch_size)
+            # augmentation is the CNN's question: AlexNet's step is thirty times as long, the MLP has no use for it
+            names = [name for name in options.contestants if name != AUGMENTED or network == "cnn"]
+            networks[network] = {
+                "rates": rates._asdict(),
+                "work": work._asdict(),
+                "least_seconds": roofline.seconds_at_least(work, rates),
+                **compare(network, names, images, options),
+            }
+    path = options.output or Path(f"results/speed_{machine['platform']}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"machine": machine, "batch_size": options.batch_size, "networks": networks}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written {path}; python -m benchmarks.table puts it into the README")
+
+
+if __name__ == "__main__":
+    main()

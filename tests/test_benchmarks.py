@@ -1,0 +1,53 @@
+"""The benchmark's own numbers: counted work, our contestant, and tables that say what the records say."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import contestants, roofline, table
+
+
+@pytest.mark.parametrize(
+    ("network", "operations", "parameters"),
+    [
+        # forward 2 x 32 images x inputs x outputs; the gradients cost as much again each, but the images' has no use
+        ("mlp", 2 * 32 * (2 * 3072 * 1000 + 3 * 1000 * 512 + 3 * 512 * 10), 3_590_642),
+        (
+            "cnn",
+            2 * 32 * (2 * 1024 * 12 * 16 + 3 * (256 * 64 * 32 + 64 * 128 * 64) + 3 * (1024 * 500 + 500 * 10)),
+            528_054,
+        ),
+        ("alexnet", 16_415_981_568, 21_591_114),
+    ],
+)
+def test_the_work_of_a_step_is_counted_from_its_shapes(network, operations, parameters):
+    work = roofline.training_step(network, 32)
+    assert work.operations == operations
+    assert work.bytes == 28 * parameters
+
+
+def test_our_contestant_trains_past_an_epoch_and_evaluates():
+    random = np.random.default_rng(0)
+    labels = np.arange(96, dtype=np.int32) % 10
+    pictures = random.integers(0, 256, (96, 32, 32, 3), np.uint8)
+    ours = contestants.build(contestants.US, "mlp", contestants.Images(pictures, labels, pictures, labels), 32)
+    ours.train(40)
+    assert ours.num_parameters == 3_590_642
+    assert ours.evaluate() > 0.5  # by heart
+
+
+def test_a_record_keeps_every_round_of_everyone():
+    record = json.loads((table.ROOT / "results/speed_cpu.json").read_text())
+    assert set(record["networks"]) == {"mlp", "cnn", "alexnet"}
+    for network in record["networks"].values():
+        assert set(contestants.CONTESTANTS) - {contestants.AUGMENTED} <= set(network["contestants"])
+        for measured in network["contestants"].values():
+            assert len(measured["train"]) == len(measured["evaluate"]) >= 3
+
+
+@pytest.mark.parametrize("page", table.PAGES)
+def test_published_tables_are_those_of_the_records(page):
+    text = (table.ROOT / page).read_text()
+    assert "python -m benchmarks.table -->" in text
+    assert table.with_tables(text, table.made()) == text
