@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cifar_flax.durable import replacing
+
 RIGHT, WRONG = "#1a7f37", "#c62828"  # green and red as in the reference, dark enough to be read on white
 TRAINING, VALIDATION = "#1f5fa8", "#d97706"
 
@@ -30,10 +32,8 @@ STYLE: dict[Any, Any] = {
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG, under another name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with mpl.rc_context(STYLE):
+    with replacing(path) as temporary, mpl.rc_context(STYLE):
         figure.savefig(temporary, format="png")
-    temporary.replace(path)
 
 
 def pixels(figure: Figure) -> np.ndarray:

@@ -16,14 +16,15 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from cifar_flax.checkpoints import Checkpoints, abstract, restore
+from cifar_flax.checkpoints import Checkpoints, Damaged, abstract, read
+from cifar_flax.config import differences
 from cifar_flax.errors import BadInput
 from cifar_flax.layers import resolve_lowering
 from cifar_flax.metrics import Metrics
 from cifar_flax.models import MODELS
 from cifar_flax.optimizers import make_optimizer
 from cifar_flax.records import Records
-from cifar_flax.state import create_train_state
+from cifar_flax.state import TrainState, create_train_state
 from cifar_flax.steps import data_mesh, replicated
 
 
@@ -78,7 +79,7 @@ def load_run(workdir: str | Path) -> Classifier:
     """The network of a workdir with the parameters of its best checkpoint; of an unfinished run, the best so far.
 
     Raises:
-        BadInput: there is no run or no checkpoint.
+        BadInput: there is no run or no checkpoint, or they are damaged.
     """
     workdir = Path(workdir).expanduser().absolute()
     records = Records(workdir)
@@ -96,6 +97,17 @@ def load_run(workdir: str | Path) -> Classifier:
     optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, 1)
     create = partial(create_train_state, model, optimizer, image_shape=tuple(run["image_shape"]))
     like = jax.eval_shape(create, jax.random.key(0)), jax.eval_shape(Metrics.zero)
-    with Checkpoints(workdir) as checkpoints:
-        (state, _), progress = restore(checkpoints.best, abstract(like, replicated(data_mesh([device]))))
+    state, progress = _read_best(workdir, abstract(like, replicated(data_mesh([device]))))
+    if differences(progress["config"], config):
+        raise BadInput(f"--workdir: {workdir / 'config.json'} is not the config of the best checkpoint; restore it")
     return Classifier(config, run, progress["epochs"][-1]["epoch"], model, state.params, state.batch_stats)
+
+
+def _read_best(workdir: Path, like: Any) -> tuple[TrainState, dict[str, Any]]:
+    """The state and the progress of the best checkpoint."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        try:
+            (state, _), progress = read(checkpoints.best, checkpoints.best.latest_step(), like)
+        except Damaged as error:
+            raise BadInput(f"--workdir: {error}; if a run trains there now, try again, else train anew") from error
+    return state, progress

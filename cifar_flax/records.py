@@ -1,61 +1,80 @@
-"""What a run writes beside its checkpoints: config.json, run.json, metrics.jsonl and TensorBoard's events."""
+"""The text files that a run writes: config.json, run.json and metrics.jsonl; and the lock on its workdir."""
 
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import filelock
 import jax
-import numpy as np
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from cifar_flax.errors import BadInput, Diverged, Interrupted
+from cifar_flax import checksums
+from cifar_flax.durable import replacing
+from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
 
-HISTOGRAM_SIZE = 100_000  # numbers that show a distribution; AlexNet's millions would cost seconds an epoch
+LOCK = ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 class Records:
-    """The text files of a workdir. Each is written under another name and renamed, so none is ever half there."""
+    """The text files of a workdir. Each is written under another name and renamed, so none is ever half there.
+
+    run.json holds its own checksum, and that of the finished metrics.jsonl.
+    """
 
     def __init__(self, workdir: Path):
         self.workdir = workdir
-        self.run: dict[str, Any] = self._read("run.json")
-        self.config: dict[str, Any] = self._read("config.json")
+        self.read()
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def read(self) -> None:
+        """Reads what is stored; a file that is not there counts as empty.
+
+        Raises:
+            BadInput: a file that cannot be read, or is not as it was written.
+        """
+        delete_it = "delete it, and the command that trains writes it anew from the checkpoints"
+        self.config: dict[str, Any] = self._read("config.json", "restore it or choose another workdir")
+        self.run: dict[str, Any] = self._read("run.json", delete_it)
+        if self.run and not checksums.is_sealed(self.run):
+            path = self.workdir / "run.json"
+            raise BadInput(f"--workdir: {path} is damaged: it is not as it was written (sha256); {delete_it}")
+
+    def _read(self, name: str, advice: str) -> dict[str, Any]:
         path = self.workdir / name
         try:
             stored = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            raise BadInput(f"--workdir: {path} cannot be read ({error}); choose another workdir") from error
-        if not isinstance(stored, dict):
-            raise BadInput(f"--workdir: {path} is damaged: not a JSON object; choose another workdir")
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadInput(f"--workdir: {path} cannot be read ({error}); {advice}") from error
+        if not isinstance(stored, dict) or not stored:
+            raise BadInput(f"--workdir: {path} is damaged: not a JSON object with fields; {advice}")
         return stored
 
     def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
-        """Makes the workdir, writes config.json and begins run.json anew with these fields."""
+        """Writes config.json and begins run.json anew with these fields; `checkpoint_step` stays.
+
+        Raises:
+            BadInput: the workdir cannot be written.
+        """
+        self.config = config.to_dict()
+        self.run = {name: value for name, value in self.run.items() if name == "checkpoint_step"}
         try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            self.config = config.to_dict()
             _write(self.workdir / "config.json", json.dumps(self.config, indent=2) + "\n")
+            self.update(**fields)
         except OSError as error:
             raise BadInput(f"--workdir: {self.workdir} cannot be written ({error.strerror}); choose another") from error
-        self.run = fields
 
     def update(self, **fields: Any) -> None:
         """Sets fields of run.json."""
-        self.run |= fields
+        self.run = checksums.seal(self.run | fields)
         _write(self.workdir / "run.json", json.dumps(self.run, indent=2, allow_nan=False) + "\n")
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
@@ -63,33 +82,82 @@ class Records:
         lines = "".join(json.dumps(epoch, allow_nan=False) + "\n" for epoch in epochs)
         _write(self.workdir / "metrics.jsonl", lines)
 
+    def finish(self, **fields: Any) -> None:
+        """Sets the last fields of run.json, and that the run is done."""
+        self.update(status="done", metrics_sha256=self._metrics_checksum(), **fields)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is done and its metrics.jsonl is as the run left it."""
+        return self.run.get("status") == "done" and self.run["metrics_sha256"] == self._metrics_checksum()
+
+    def _metrics_checksum(self) -> str:
+        try:
+            return checksums.of_bytes((self.workdir / "metrics.jsonl").read_bytes())
+        except OSError:
+            return "not there"
+
     @contextmanager
     def status(self) -> Iterator[None]:
         """Keeps run.json's `status`: running, and then how the block ended, with the `reason` if it failed.
 
-        The block itself sets it to done.
+        The block itself ends with `finish`.
+
+        Raises:
+            Unwritable: a file of the workdir could not be written.
         """
-        self.update(status="running")
         try:
+            self.update(status="running")
             yield
         except (Interrupted, KeyboardInterrupt):
-            self.update(status="interrupted")
+            self._end(status="interrupted")
             raise
         except Diverged as error:
-            self.update(status="diverged", reason=str(error))
+            self._end(status="diverged", reason=str(error))
             raise
         except BaseException as error:
-            self.update(status="failed", reason=f"{type(error).__name__}: {error}")
+            self._end(status="failed", reason=f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError):
+                place = error.filename or self.workdir
+                raise Unwritable(f"{place} cannot be written ({error.strerror or error})") from error
             raise
+
+    def _end(self, **fields: Any) -> None:
+        with suppress(OSError):  # a full disk must not hide what ended the run
+            self.update(**fields)
+
+
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Makes the workdir and keeps other processes out of it; a process that dies gives it back.
+
+    A workdir that was made here and in which nothing was written goes away again.
+
+    Raises:
+        BadInput: another process works there, or the folder cannot be made.
+    """
+    made = not workdir.exists()
+    lock = filelock.FileLock(workdir / LOCK, timeout=0)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BadInput(
+            f"--workdir: another process trains in {workdir} now; wait for it to end or choose another"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"--workdir: {workdir} cannot be written ({error.strerror}); choose another") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if made and {path.name for path in workdir.iterdir()} <= {LOCK}:
+            shutil.rmtree(workdir)
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def environment(devices: list[jax.Device]) -> dict[str, Any]:
@@ -99,6 +167,7 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "num_devices": len(devices),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {"python": platform.python_version(), **versions},
         "git_commit": _git_commit(),
     }
@@ -113,60 +182,3 @@ def _git_commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-
-
-def _spread(array: jax.Array) -> jax.Array:
-    """All of the array's numbers, or HISTOGRAM_SIZE of them spread evenly over it: [N]."""
-    if array.size <= HISTOGRAM_SIZE:
-        return array.ravel()
-    # not every k-th: such a stride shares factors with a kernel's width and would meet the same few units again
-    return array.ravel()[np.linspace(0, array.size - 1, HISTOGRAM_SIZE).astype(np.int32)]
-
-
-class TensorBoard:
-    """Events below a workdir's `tensorboard/`, through clu; silent where TensorFlow is not installed."""
-
-    def __init__(self, workdir: Path):
-        # imported here because clu's writers import TensorFlow, which takes seconds
-        try:
-            import tensorflow as tf
-            from clu import metric_writers
-        except ImportError as error:
-            print(f"no TensorBoard events are written: {error}", file=sys.stderr)
-            self._writer = None
-        else:
-            tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the whole accelerator
-            self._writer = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
-
-    def __enter__(self) -> "TensorBoard":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writer:
-            self._writer.close()
-
-    def write_config(self, config: dict[str, Any]) -> None:
-        if self._writer:
-            self._writer.write_hparams({field: "" if value is None else value for field, value in config.items()})
-
-    def write_epoch(self, epoch: dict[str, Any], params: Any) -> None:
-        """The scalars of a line of metrics.jsonl, and a histogram of every parameter (of evenly spread ones)."""
-        if self._writer:
-            step = epoch["step"]
-            self._writer.write_scalars(step, {name: value for name, value in epoch.items() if name != "step"})
-            sampled = {name: _spread(array) for name, array in flatten_dict(params, sep="/").items()}
-            self._writer.write_histograms(step, jax.device_get(sampled))
-            self._writer.flush()
-
-    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """`pixels` is [1, H, W, 3] uint8."""
-        if self._writer:
-            self._writer.write_images(step, {name: pixels})
-            self._writer.flush()
-
-    def write_test(self, step: int, loss: float, accuracy: float) -> None:
-        if self._writer:
-            self._writer.write_scalars(step, {"test_loss": loss, "test_accuracy": accuracy})
-            self._writer.flush()

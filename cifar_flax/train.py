@@ -12,16 +12,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_flax import console
-from cifar_flax.checkpoints import Checkpoints, abstract, restore, save
+from cifar_flax.checkpoints import Checkpoints, Damaged, abstract, damaged_folder, newest, read, save, set_aside
 from cifar_flax.config import differences, extends, validate, validate_sizes
 from cifar_flax.data import Dataset, load, num_validation_of
 from cifar_flax.errors import BadInput, Diverged
+from cifar_flax.events import TensorBoard
 from cifar_flax.gallery import Gallery
 from cifar_flax.interruption import Interruption
 from cifar_flax.layers import resolve_lowering
 from cifar_flax.metrics import Metrics
 from cifar_flax.programs import Evaluation, Job, Programs, evaluate_all, make_job, make_programs, zero_metrics
-from cifar_flax.records import Records, TensorBoard, environment
+from cifar_flax.records import Records, alone, environment
 from cifar_flax.state import TrainState, count_parameters, create_train_state, split_roots
 from cifar_flax.steps import replicated
 
@@ -61,7 +62,8 @@ def train_and_evaluate(
     Raises:
         BadInput: a config, dataset or workdir that cannot be used.
         Interrupted: by SIGINT or SIGTERM; the state is saved.
-        Diverged: a loss was not finite; the last checkpoint remains.
+        Diverged: a loss or a parameter was not finite; the last checkpoint remains.
+        Unwritable: a full disk, or a workdir that cannot be written any more; the last checkpoint remains.
     """
     validate(config)
     devices = list(devices or jax.devices())
@@ -69,26 +71,29 @@ def train_and_evaluate(
     workdir = Path(workdir).expanduser().absolute()
     records = Records(workdir)
     refuse_another_config(records, config)
-    if records.run.get("status") == "done" and not extends(records.config, config):
+    if records.done and not extends(records.config, config):
         console.say(f"This run is done; nothing is trained again.\nworkdir     {workdir}")
         console.result(records.run, workdir)
         return records.run
+    with alone(workdir):
+        records.read()  # another process may have been here until now
+        refuse_another_config(records, config)
+        return _train_and_evaluate(config, records, devices)
 
+
+def _train_and_evaluate(config: ConfigDict, records: Records, devices: list[jax.Device]) -> dict[str, Any]:
+    """The same, in a workdir that is this process' own."""
     began = time.perf_counter()
     dataset = load(config)
     validate_sizes(config, len(dataset.train), len(devices))
-    console.first_screen(config, dataset, time.perf_counter() - began, devices, workdir)
+    console.first_screen(config, dataset, time.perf_counter() - began, devices, records.workdir)
     records.begin(config, identity(config, dataset) | environment(devices))
-    with (
-        records.status(),
-        Interruption() as interruption,
-        Checkpoints(workdir) as checkpoints,
-        TensorBoard(workdir) as tensorboard,
-    ):
+    with records.status(), Interruption() as interruption, Checkpoints(records.workdir) as checkpoints:
         job = make_job(config, dataset, devices)
-        position = restore_or_start(job, checkpoints, config.seed, dataset)
-        train(job, position, dataset, config, records, checkpoints, tensorboard, interruption)
-    console.result(records.run, workdir)
+        position = restore_or_start(job, checkpoints, config, records, dataset)
+        with TensorBoard(records.workdir, int(position.state.step)) as tensorboard:
+            train(job, position, dataset, config, records, checkpoints, tensorboard, interruption)
+    console.result(records.run, records.workdir)
     return records.run
 
 
@@ -111,6 +116,7 @@ def train(
         compile_seconds=programs.compile_seconds,
     )
     record_epochs(records, position, job)  # lines that no checkpoint knows of are cut off
+    tensorboard.complete(position.epochs, position.state.params)
     console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
     if int(position.state.step) == 0:
         tensorboard.write_config(config.to_dict())
@@ -118,13 +124,15 @@ def train(
         Gallery(records, tensorboard, step=0).add_inputs(dataset, config.augment, key)
     for epoch in range(len(position.epochs) + 1, job.num_epochs + 1):
         stop = min(epoch * job.steps_per_epoch, job.num_steps)
-        position = train_epoch(job, programs, position, epoch, stop, interruption)
-        if int(position.state.step) < stop:
-            save(checkpoints.latest, *checkpoint_of(position))
+        while True:
+            position = train_epoch(job, programs, position, epoch, stop, config.save_seconds, interruption)
+            if int(position.state.step) == stop:
+                break
+            save_position(position, checkpoints, records, config)
             interruption.raise_if_received()
         position = finish_epoch(job, programs, position, epoch)
-        save(checkpoints.latest, *checkpoint_of(position))
-        keep_if_best(position, checkpoints)
+        save_position(position, checkpoints, records, config)
+        keep_if_best(position, checkpoints, config)
         record_epochs(records, position, job)
         tensorboard.write_epoch(position.epochs[-1], position.state.params)
         console.epoch_line(title_of(epoch, job), position.epochs)
@@ -134,7 +142,7 @@ def train(
     gallery = Gallery(records, tensorboard, job.num_steps)
     gallery.add_curves(position.epochs)
     gallery.add_predictions(dataset, test.predicted, config.seed)
-    records.update(status="done", test_loss=test.loss, test_accuracy=test.accuracy)
+    records.finish(test_loss=test.loss, test_accuracy=test.accuracy)
 
 
 def resolve(config: ConfigDict, devices: list[jax.Device]) -> ConfigDict:
@@ -169,27 +177,87 @@ def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def restore_or_start(job: Job, checkpoints: Checkpoints, seed: int, dataset: Dataset) -> Position:
-    """The newest checkpoint's position, or the one before the first step."""
+def restore_or_start(
+    job: Job, checkpoints: Checkpoints, config: ConfigDict, records: Records, dataset: Dataset
+) -> Position:
+    """The position of the newest sound checkpoint, or the one before the first step.
+
+    Raises:
+        BadInput: there are checkpoints, but no sound one, or they are of another config.
+    """
     create = jax.jit(
         partial(create_train_state, job.model, job.optimizer, image_shape=dataset.image_shape),
         out_shardings=replicated(job.mesh),
     )
-    rng = jax.random.key(seed)
-    if checkpoints.latest.latest_step() is None:
-        return Position(create(rng), zero_metrics(job), epochs=[], seconds=0.0)
+    rng = jax.random.key(config.seed)
     like = abstract((jax.eval_shape(create, rng), jax.eval_shape(Metrics.zero)), replicated(job.mesh))
-    (state, metrics), stored = restore(checkpoints.latest, like)
+    found = newest(checkpoints.latest, like)
+    if found is None:
+        refuse_lost_checkpoints(records, checkpoints)
+        return Position(create(rng), zero_metrics(job), epochs=[], seconds=0.0)
+    (state, metrics), stored = found
+    differing = differences(stored["config"], config)
+    if differing:
+        raise BadInput(
+            f"--workdir: {records.workdir / 'config.json'} is not the config of the checkpoints "
+            f"({'; '.join(differing)}); restore it or choose another workdir"
+        )
     position = Position(state, metrics, stored["epochs"], stored["seconds"])
-    keep_if_best(position, checkpoints)  # the run may have ended between the two checkpoints of an epoch
+    secure_best(position, checkpoints, like, config)
     console.say(f"going on after step {int(state.step):,} of {job.num_steps:,}\n")
     return position
 
 
-def checkpoint_of(position: Position) -> tuple[int, Any, dict[str, Any]]:
+def refuse_lost_checkpoints(records: Records, checkpoints: Checkpoints) -> None:
+    """Raises BadInput if there has been a checkpoint: a run never starts from zero in silence."""
+    aside = damaged_folder(records.workdir)
+    if "checkpoint_step" in records.run or aside.exists() or checkpoints.best.all_steps():
+        what = f"damaged and set aside in {aside}" if aside.exists() else "gone"
+        raise BadInput(
+            f"--workdir: the newest checkpoints of {records.workdir} are {what}; restore them, or choose another "
+            "workdir to train from the start"
+        )
+
+
+def secure_best(position: Position, checkpoints: Checkpoints, like: Any, config: ConfigDict) -> None:
+    """Sees that the best epoch's checkpoint is sound; where it is not, takes it from the newest ones.
+
+    A later one than the position's is sound, too: its epoch was finished, its newest checkpoint was damaged, and it
+    will come again.
+
+    Raises:
+        BadInput: the best is lost.
+    """
+    if not position.epochs:
+        return
+    step = best_of(position.epochs)["step"]
+    for stored in checkpoints.best.all_steps():
+        try:
+            if stored >= step and read(checkpoints.best, stored, like):
+                return
+        except Damaged as error:
+            set_aside(checkpoints.best, stored, error)
+    if step == int(position.state.step):  # the run may have ended between the two checkpoints of an epoch
+        keep_if_best(position, checkpoints, config)
+    elif step in checkpoints.latest.all_steps():
+        save(checkpoints.best, step, *read(checkpoints.latest, step, like))
+    else:
+        raise BadInput(
+            f"--workdir: the best checkpoint, that of step {step}, is damaged or gone and cannot be had again; restore "
+            f"it in {checkpoints.best.directory}, or choose another workdir to train from the start"
+        )
+
+
+def save_position(position: Position, checkpoints: Checkpoints, records: Records, config: ConfigDict) -> None:
+    """Saves the position as the newest, and notes in run.json that there is a checkpoint."""
+    save(checkpoints.latest, *checkpoint_of(position, config))
+    records.update(checkpoint_step=int(position.state.step))
+
+
+def checkpoint_of(position: Position, config: ConfigDict) -> tuple[int, Any, dict[str, Any]]:
     """(step, arrays, progress) for `checkpoints.save`."""
-    arrays = (position.state, position.metrics)
-    return int(position.state.step), arrays, {"epochs": position.epochs, "seconds": position.seconds}
+    progress = {"epochs": position.epochs, "seconds": position.seconds, "config": config.to_dict()}
+    return int(position.state.step), (position.state, position.metrics), progress
 
 
 def title_of(epoch: int, job: Job) -> str:
@@ -197,33 +265,48 @@ def title_of(epoch: int, job: Job) -> str:
 
 
 def train_epoch(
-    job: Job, programs: Programs, position: Position, epoch: int, stop: int, interruption: Interruption
+    job: Job,
+    programs: Programs,
+    position: Position,
+    epoch: int,
+    stop: int,
+    save_seconds: float,
+    interruption: Interruption,
 ) -> Position:
-    """Trains to step `stop`, the end of `epoch`, or to where a signal arrives.
+    """Trains to step `stop`, the end of `epoch`, or to where a signal arrives or the position is to be saved.
 
     Raises:
         Diverged: names the step.
     """
     state, metrics, epochs, seconds = position
+    save_at = seconds + save_seconds
     step, first = int(state.step), (epoch - 1) * job.steps_per_epoch
     done, total = (step - first) * job.batch_size, (stop - first) * job.batch_size
     bar = console.EpochProgress(title_of(epoch, job), done, total)
-    piece = steps_in(PIECE_SECONDS, epochs[-1]["images_per_second"] / job.batch_size) if epochs else FIRST_PIECE
-    while step < stop and not interruption.received:
+    piece_seconds = min(PIECE_SECONDS, save_seconds)
+    piece = steps_in(piece_seconds, epochs[-1]["images_per_second"] / job.batch_size) if epochs else FIRST_PIECE
+    while step < stop and seconds < save_at and not interruption.received:
         piece_stop = min(stop, step + piece)
         began = time.perf_counter()
         state, metrics, diverged = programs.train_steps(state, metrics, *programs.train, np.int32(piece_stop))
         if diverged:  # asking waits for the device
             bar.close()
-            raise Diverged(f"the loss of step {int(state.step) + 1} (epoch {epoch}) is not finite")
+            raise Diverged(f"{what_diverged(state)} (epoch {epoch}) is not finite")
         elapsed = time.perf_counter() - began
         rate = (piece_stop - step) / elapsed
-        piece = steps_in(PIECE_SECONDS, rate)
+        piece = steps_in(piece_seconds, rate)
         step, seconds = piece_stop, seconds + elapsed
         loss, accuracy = metrics.means()
         bar.update((step - first) * job.batch_size, loss, accuracy, rate * job.batch_size)
     bar.close()
     return Position(state, metrics, epochs, seconds)
+
+
+def what_diverged(state: TrainState) -> str:
+    """Which number is not finite, and of which step."""
+    if all(np.isfinite(array).all() for array in jax.tree.leaves(jax.device_get(state.params))):
+        return f"the loss of step {int(state.step) + 1}"
+    return f"a parameter after step {int(state.step)}"
 
 
 def steps_in(seconds: float, steps_per_second: float) -> int:
@@ -255,10 +338,10 @@ def best_of(epochs: list[dict[str, Any]]) -> dict[str, Any]:
     return min(epochs, key=lambda line: line["validation_loss"])
 
 
-def keep_if_best(position: Position, checkpoints: Checkpoints) -> None:
+def keep_if_best(position: Position, checkpoints: Checkpoints, config: ConfigDict) -> None:
     """Saves the position as the best if it is the end of the best epoch so far."""
-    if position.epochs and best_of(position.epochs)["step"] == int(position.state.step):
-        save(checkpoints.best, *checkpoint_of(position))
+    if best_of(position.epochs)["step"] == int(position.state.step):
+        save(checkpoints.best, *checkpoint_of(position, config))
 
 
 def record_epochs(records: Records, position: Position, job: Job) -> None:
@@ -277,7 +360,17 @@ def record_epochs(records: Records, position: Position, job: Job) -> None:
 
 
 def test_best(job: Job, programs: Programs, position: Position, checkpoints: Checkpoints) -> Evaluation:
-    """The best checkpoint on the test images."""
+    """The best checkpoint on the test images.
+
+    Raises:
+        BadInput: it is gone or damaged.
+    """
     like = abstract((position.state, position.metrics), replicated(job.mesh))
-    (state, _), _ = restore(checkpoints.best, like)
+    step = best_of(position.epochs)["step"]
+    if step not in checkpoints.best.all_steps():
+        raise BadInput(f"--workdir: the best checkpoint, {checkpoints.best.directory / str(step)}, is gone")
+    try:
+        (state, _), _ = read(checkpoints.best, step, like)
+    except Damaged as error:
+        raise BadInput(f"--workdir: {error}; it cannot be tested") from error
     return evaluate_all(programs, state, programs.test)
