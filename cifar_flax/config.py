@@ -2,7 +2,9 @@
 
 import difflib
 import math
+import reprlib
 import runpy
+import sys
 import traceback
 from collections.abc import Collection
 from pathlib import Path
@@ -11,13 +13,13 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from cifar_flax.augment import AUGMENTATIONS
-from cifar_flax.errors import BadInput
+from cifar_flax.errors import BadInput, in_one_line
 from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
 from cifar_flax.optimizers import OPTIMIZERS, SCHEDULES
 
 # Fields that say where or how a run is computed, not which numbers come out (but for rounding).
-NOT_PART_OF_THE_RECIPE = ("experiment", "data_dir", "lowering", "eval_batch_size")
+NOT_PART_OF_THE_RECIPE = ("experiment", "data_dir", "lowering", "eval_batch_size", "save_seconds")
 
 CHOICES: dict[str, Collection[str]] = {
     "model": MODELS,
@@ -70,6 +72,9 @@ def base_config() -> ConfigDict:
     # Share of the label that is spread over all classes, in training only; in [0, 1).
     config.label_smoothing = 0.0
 
+    # Seconds of training after which the position within an epoch is saved; the end of an epoch always is.
+    config.save_seconds = 600.0
+
     # Decides everything random: initialisation, order, augmentation, dropout.
     config.seed = 0
     return config.lock()
@@ -108,14 +113,18 @@ def load_experiment(spec: str) -> ConfigDict:
     """
     file, variant = split_spec(spec)
     path = Path(file)
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # such as too long a name
+        raise BadInput(f"--config: no experiment file ({in_one_line(error)})") from error
+    if not found:
         raise BadInput(f"--config: no experiment file {str(path)!r}{_nearest_file(path)}")
     try:
         config = runpy.run_path(str(path))["get_config"](*([variant] if variant else []))
     except BadInput:
         raise
     except Exception as error:
-        raise BadInput(f"--config: {_place(path, error)}: {type(error).__name__}: {error}") from error
+        raise BadInput(f"--config: {_place(path, error)}: {in_one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise BadInput(f"--config: get_config() of {path} returns {type(config).__name__}, not a ConfigDict")
     return config.lock()
@@ -140,23 +149,32 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {similar[0]!r}?" if similar else f"; possible: {', '.join(known)}"
 
 
+KINDS = {str: "a text", int: "a whole number", float: "a number"}
+
+
 def validate(config: ConfigDict) -> None:
     """Checks every field that can be checked before the data is there.
 
     Raises:
         BadInput: names the field, what was found and what is possible.
     """
-    for field in base_config():
+    known = base_config()
+    for field, default in known.items():
         if field not in config:
             raise BadInput(f"config.{field}: missing; begin an experiment with base_config()")
+        kind, value = known.get_type(field), config[field]
+        fits = type(value) in ((int, float) if kind is float else (kind,)) or value is default is None
+        _require(fits, config, field, KINDS[kind])
     for field, choices in CHOICES.items():
         if config[field] not in choices:
             raise BadInput(f"config.{field}: no such {field} {config[field]!r}{nearest(config[field], list(choices))}")
     for field in ("batch_size", "eval_batch_size", "num_validation"):
         _require(config[field] >= 1, config, field, "a whole number from 1")
-    _require(0 < config.num_epochs < math.inf, config, "num_epochs", "a number above 0")
+    _require(config.eval_batch_size <= 2**16, config, "eval_batch_size", "at most 65536")
+    _require(0 < config.num_epochs <= sys.float_info.max, config, "num_epochs", "a number above 0")
+    _require(0 < config.save_seconds <= sys.float_info.max, config, "save_seconds", "a finite number above 0")
     for field in ("learning_rate", "weight_decay"):
-        _require(0 <= config[field] < math.inf, config, field, "a finite number from 0")
+        _require(0 <= config[field] <= sys.float_info.max, config, field, "a finite number from 0")
     _require(0 <= config.label_smoothing < 1, config, "label_smoothing", "a number from 0 to below 1")
     _require(0 <= config.seed < 2**32, config, "seed", "a whole number from 0 to 4294967295")
     _require(bool(config.dataset), config, "dataset", "'synthetic', the name of a TFDS set or a path")
@@ -177,7 +195,8 @@ def validate_sizes(config: ConfigDict, num_train: int, num_devices: int) -> None
 
 def _require(condition: bool, config: ConfigDict, field: str, possible: str) -> None:
     if not condition:
-        raise BadInput(f"config.{field}: {config[field]!r} is not possible; give {possible}")
+        found = " ".join(reprlib.repr(config[field]).split())
+        raise BadInput(f"config.{field}: {found} is not possible; give {possible}")
 
 
 def differences(stored: dict[str, Any], config: ConfigDict) -> list[str]:
@@ -194,5 +213,6 @@ def differences(stored: dict[str, Any], config: ConfigDict) -> list[str]:
 
 def extends(stored: dict[str, Any], config: ConfigDict) -> bool:
     """Whether the config asks for more epochs of a run that would begin with the stored one, step by step."""
-    before, now = stored.get("num_epochs", math.inf), config.num_epochs
-    return now > before and before == int(before) and config.schedule == "constant"
+    before, now = stored.get("num_epochs"), config.num_epochs
+    whole = isinstance(before, int | float) and math.isfinite(before) and before == int(before)
+    return whole and now > before and config.schedule == "constant"

@@ -1,5 +1,6 @@
 """The pictures of a run: PNG files below `figures/`, and the same in TensorBoard."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -8,7 +9,8 @@ from matplotlib.figure import Figure
 from cifar_flax import figures
 from cifar_flax.augment import AUGMENTATIONS
 from cifar_flax.data import Dataset
-from cifar_flax.records import Records, TensorBoard
+from cifar_flax.events import TensorBoard
+from cifar_flax.records import Records
 
 
 class Gallery:
@@ -29,7 +31,7 @@ class Gallery:
         self._add("training_images", figures.labelled_images(train.images, train.labels, dataset.class_names))
         if augment != "none":
             images, indices = jnp.asarray(train.images[:6], jnp.float32), jnp.arange(len(train.images[:6]))
-            augmented = AUGMENTATIONS[augment](key, images, indices, jnp.int32(0))
+            augmented = jax.jit(AUGMENTATIONS[augment])(key, images, indices, jnp.int32(0))
             self._add("augmented_images", figures.augmented_images(train.images[:6], np.asarray(augmented, np.uint8)))
 
     def add_curves(self, epochs: list[dict[str, float]]) -> None:

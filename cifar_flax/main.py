@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     for argument in stray:
         name = argument.split("=")[0]
         flags = ["--config", "--workdir", *(f"--config.{field}" for field in config)]
-        raise BadInput(f"{name}: no such flag{nearest(name, flags)}")
+        raise BadInput(f"{name!r}: no such flag{nearest(name, flags)}")
     for field in config:
         config[field] = getattr(arguments, f"config.{field}")
     name = "_".join(filter(None, (config.experiment, split_spec(known.config)[1])))

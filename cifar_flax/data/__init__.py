@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cifar_flax.data import archive, npz, synthetic, tfds
 from cifar_flax.data.dataset import Dataset, Source, Split
-from cifar_flax.errors import BadInput
+from cifar_flax.errors import BadInput, in_one_line
 
 __all__ = ["Dataset", "Source", "Split", "load", "num_validation_of", "read"]
 
@@ -45,9 +45,14 @@ def read(dataset: str, data_dir: str | None) -> Source:
     """The source that the config's `dataset` names, whole."""
     if dataset == "synthetic":
         return synthetic.load()
-    path = Path(dataset).expanduser()
+    try:
+        path = Path(dataset).expanduser()
+        is_archive = archive.is_archive(path)
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name, nobody's home, a folder that may not be entered
+        raise BadInput(f"config.dataset: {dataset!r} cannot be looked up ({in_one_line(error)})") from error
     if path.suffix == ".npz":
         return npz.load(path)
-    if archive.is_archive(path):
+    if is_archive:
         return archive.load(path)
     return tfds.load(dataset, data_dir)

@@ -1,32 +1,36 @@
 """CIFAR-10 as its authors publish it: `cifar-10-python.tar.gz`, or the folder `cifar-10-batches-py` out of it.
 
-The files are pickles of Python 2. They are read by an unpickler that knows numpy's arrays and nothing else, and an
-archive is read in memory, so that neither can run code or write files.
+The files are pickles of Python 2. They are read by a machine that can build arrays in containers and call nothing,
+and an archive is read in memory, so that neither can run code or write files; what either may take is bounded.
 """
 
-import codecs
+import gzip
 import hashlib
-import io
-import pickle
 import sys
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cifar_flax.data import cache
-from cifar_flax.data.dataset import Source, Split
-from cifar_flax.errors import BadInput
+from cifar_flax.data import cache, pickles
+from cifar_flax.data.dataset import Source, Split, are_class_names
+from cifar_flax.errors import BadInput, in_one_line
 
 FOLDER = "cifar-10-batches-py"
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = "test_batch"
 META = "batches.meta"
 LARGEST = 64 * 2**20  # bytes of one file; the official ones have 31 million
+UNPACKED = 2**28  # bytes of a whole tar, read or passed over; the official one has 186 million
+MEMBERS = 100  # of a tar; the official one has nine
+FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 
-# of the files in the archive from cs.toronto.edu/~kriz/cifar.html
+# of the archive from cs.toronto.edu/~kriz/cifar.html, and of the files in it
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -51,27 +55,43 @@ def load(path: Path) -> Source:
     """
     if not path.exists():
         raise BadInput(f"config.dataset: there is no {path}")
-    return cache.load_or_build(FOLDER, cache.fingerprint(path), lambda: _decode(path))
+    if not path.is_dir() and not path.is_file():  # a pipe would be waited for, a device has no end
+        raise BadInput(f"config.dataset: {path} is neither a file nor a folder")
+    try:
+        key = cache.fingerprint(path)
+    except OSError as error:
+        raise BadInput(f"config.dataset: {error.filename} cannot be read ({error.strerror})") from error
+    return cache.load_or_build(FOLDER, key, lambda: _decode(path))
 
 
 def _decode(path: Path) -> Source:
     files = _read_folder(path) if path.is_dir() else _read_tar(path)
     differing = [name for name, content in files.items() if hashlib.md5(content).hexdigest() != MD5[name]]
+    if path.is_file() and _md5(path) != ARCHIVE_MD5:
+        differing.append("the archive itself")
     if differing:
         print(f"{path}: not the official content (md5): {', '.join(differing)}", file=sys.stderr)
     names = _field(path, META, _unpickle(path, META, files[META]), b"label_names")
-    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
-        raise BadInput(f"config.dataset: {path}: {META} does not list the classes' names")
+    listed = isinstance(names, list) and all(isinstance(name, bytes) for name in names)
+    class_names = tuple(name.decode("utf-8", "replace") for name in names) if listed else ()
+    if not are_class_names(class_names):
+        raise BadInput(f"config.dataset: {path}: {META} does not list the classes' names, a text for each")
     batches = [_batch(path, name, files[name], len(names)) for name in (*TRAIN, TEST)]
     train = Split(np.concatenate([b.images for b in batches[:-1]]), np.concatenate([b.labels for b in batches[:-1]]))
-    return Source(train, batches[-1], tuple(name.decode("utf-8", "replace") for name in names))
+    return Source(train, batches[-1], class_names)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     try:
         for name in MD5:
-            if (path / name).stat().st_size > LARGEST:
-                raise BadInput(f"config.dataset: {path / name} is larger than {LARGEST} bytes")
+            size = (path / name).stat().st_size
+            if size > LARGEST or not (path / name).is_file():
+                raise BadInput(f"config.dataset: {path / name} is no file of at most {LARGEST} bytes")
         return {name: (path / name).read_bytes() for name in MD5}
     except OSError as error:
         raise BadInput(f"config.dataset: {error.filename} cannot be read ({error.strerror})") from error
@@ -80,48 +100,62 @@ def _read_folder(path: Path) -> dict[str, bytes]:
 def _read_tar(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r|gz") as archive:  # as a stream: no seeking, no second pass
-            for member in archive:
-                name = Path(member.name).name
-                if not member.isfile() or name not in MD5:
-                    continue
-                if member.size > LARGEST or name in files:
-                    raise BadInput(f"config.dataset: {path}: {member.name} is not the file it should be")
-                content = archive.extractfile(member)
-                files[name] = content.read(LARGEST) if content else b""
+        if path.stat().st_size > UNPACKED:
+            raise tarfile.TarError(f"it has more than {UNPACKED} bytes")
+        with gzip.open(path) as stream:
+            for member, name, content in _members(stream):
+                if name in files:
+                    raise tarfile.TarError(f"it holds {name} twice, here as {member!r}")
+                files[name] = content
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise BadInput(f"config.dataset: {path} is no readable tar.gz, or a truncated one ({error})") from error
+        raise BadInput(
+            f"config.dataset: {path} is no readable tar.gz, or a truncated one ({in_one_line(error)})"
+        ) from error
     missing = [name for name in MD5 if name not in files]
     if missing:
         raise BadInput(f"config.dataset: {path} does not hold {', '.join(missing)}")
     return files
 
 
-_reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-KNOWN = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,  # as numpy 2 writes it
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): codecs.encode,  # as Python 3 writes bytes for Python 2
-}
+def _members(stream: gzip.GzipFile) -> Iterator[tuple[str, str, bytes]]:
+    """Path, name and content of the files of CIFAR-10 in a tar; everything else is passed over.
+
+    `tarfile` would follow extended headers and skip as many bytes as any header claims, and so can be kept busy by a
+    few. Here only plain headers count, and the bytes and the headers are bounded.
+
+    Raises:
+        tarfile.TarError, OSError, EOFError, zlib.error: damaged, or larger than it may be.
+    """
+    room = UNPACKED
+    for _ in range(MEMBERS):
+        header = stream.read(tarfile.BLOCKSIZE)
+        if not header.strip(b"\0"):
+            _pass_over(stream, room)  # up to gzip's checksum, which is at its end
+            return
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        size, name = 0 if member.type in EMPTY else member.size, Path(member.name).name
+        wanted = name in MD5 and member.type in FILES
+        padding = -size % tarfile.BLOCKSIZE
+        room -= tarfile.BLOCKSIZE + size + padding
+        if size < 0 or room < 0 or (wanted and size > LARGEST):
+            raise tarfile.TarError(f"{member.name!r} claims {size} bytes")
+        if wanted:
+            yield member.name, name, stream.read(size)  # of a shorter one, the pickle is damaged
+        _pass_over(stream, padding if wanted else size + padding)
+    raise tarfile.TarError(f"it has more than {MEMBERS} members")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds numpy's arrays beside plain containers, and refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return KNOWN[module, name]
+def _pass_over(stream: gzip.GzipFile, size: int) -> None:
+    while size > 0 and (piece := stream.read(min(size, 2**20))):
+        size -= len(piece)
 
 
 def _unpickle(path: Path, name: str, content: bytes) -> Any:
     try:
-        return _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        return pickles.loads(content)
     except Exception as error:  # a damaged pickle raises almost anything
         raise BadInput(
-            f"config.dataset: {path}: {name} is damaged or no pickle of CIFAR-10 ({type(error).__name__}: {error})"
+            f"config.dataset: {path}: {name} is damaged or no pickle of CIFAR-10 ({in_one_line(error)})"
         ) from error
 
 
@@ -136,7 +170,7 @@ def _batch(path: Path, name: str, content: bytes, num_classes: int) -> Split:
     rows, labels = _field(path, name, stored, b"data"), _field(path, name, stored, b"labels")
     if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
         raise BadInput(f"config.dataset: {path}: 'data' of {name} is not [N, 3072] uint8")
-    whole = isinstance(labels, list) and all(isinstance(y, int) and 0 <= y < num_classes for y in labels)
+    whole = isinstance(labels, list) and all(type(y) is int and 0 <= y < num_classes for y in labels)
     if not whole or len(labels) != len(rows) or not labels:
         raise BadInput(
             f"config.dataset: {path}: 'labels' of {name} are not {len(rows)} numbers from 0 to {num_classes - 1}"

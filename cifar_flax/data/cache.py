@@ -59,8 +59,8 @@ def _arrays(source: Source) -> dict[str, np.ndarray]:
 
 
 def _load(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)  # np.load would take a zip, and leave it open
+    # mapped, not read: jax' CPU devices then use the file's pages as they are, and the images are in memory once
+    return np.asarray(np.lib.format.open_memmap(path, mode="r"))
 
 
 def _checksum(array: np.ndarray) -> int:

@@ -1,8 +1,11 @@
 """What every source delivers: images and labels in memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+MOST_CLASSES = 10_000  # each has its own column of parameters
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,9 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+
+def are_class_names(names: Sequence[str]) -> bool:
+    """Whether texts can name classes: each in one line, none empty, no two alike."""
+    fitting = all(0 < len(name) <= 100 and name.isprintable() for name in names)
+    return 0 < len(names) <= MOST_CLASSES and len(set(names)) == len(names) and fitting

@@ -1,13 +1,24 @@
-"""A `.npz` with `x_train y_train x_test y_test`, as Keras' datasets are stored; `class_names` may be added."""
+"""A `.npz` with `x_train y_train x_test y_test`, as Keras' datasets are stored; `class_names` may be added.
 
+`numpy.load` allocates what an entry claims. Here the claims are compared with each other before anything is allocated,
+what an array may take is bounded, and no array of Python objects is read.
+"""
+
+import io
+import math
+import warnings
 import zipfile
-import zlib
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from cifar_flax.data.dataset import Source, Split
-from cifar_flax.errors import BadInput
+from cifar_flax.data.dataset import MOST_CLASSES, Source, Split, are_class_names
+from cifar_flax.errors import BadInput, in_one_line
+
+LARGEST = 8 * 2**30  # bytes of all arrays together, which are kept in memory; CIFAR-10 has 180 million
+DIRECTORY = 2**20  # bytes that are read at once; only the list of a zip's entries could ask for more
+ENTRIES = ("x_train", "y_train", "x_test", "y_test", "class_names")
 
 
 def load(path: Path) -> Source:
@@ -25,28 +36,80 @@ def load(path: Path) -> Source:
             _refuse(path, f"x_{name}", f"has {len(split.images)} images, and y_{name} {len(split.labels)} labels")
     if train.images.shape[1:] != test.images.shape[1:]:
         _refuse(path, "x_test", f"has images {test.images.shape[1:]}, and x_train {train.images.shape[1:]}")
-    num_classes = int(train.labels.max()) + 1
-    names = tuple(map(str, arrays.get("class_names", range(num_classes))))
-    if len(names) < num_classes or test.labels.max() >= len(names):
-        _refuse(
-            path, "y_test" if len(names) >= num_classes else "class_names", "does not go with the labels of y_train"
-        )
+    names = _names(path, arrays, int(train.labels.max()) + 1)
+    if test.labels.max() >= len(names):
+        _refuse(path, "y_test", "does not go with the labels of y_train")
     return Source(train, test, names)
 
 
+class _File(io.FileIO):
+    """A file of which no piece is read that is larger than it should be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        asked = DIRECTORY + 1 if size is None or size < 0 else min(size, DIRECTORY + 1)
+        content = super().read(asked) or b""
+        if len(content) > DIRECTORY:
+            raise ValueError("its list of entries is too long")
+        return content
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
+    """The entries that are there."""
     try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise BadInput(f"config.dataset: {path} is one array, not a .npz")
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise BadInput(f"config.dataset: {path} is no readable .npz of plain arrays ({error})") from error
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
+        with warnings.catch_warnings(), _File(path) as file, zipfile.ZipFile(file) as stored:
+            warnings.simplefilter("error")  # numpy's, of what it had to guess
+            arrays: dict[str, np.ndarray] = {}
+            for entry in ENTRIES:
+                if f"{entry}.npy" in stored.namelist():
+                    arrays[entry] = _array(stored, entry, LARGEST - sum(array.nbytes for array in arrays.values()))
+            return arrays
+    except Exception as error:  # of a damaged file, zipfile and numpy raise almost anything
+        raise BadInput(f"config.dataset: {path} is no readable .npz of plain arrays ({in_one_line(error)})") from error
 
 
-def _refuse(path: Path, entry: str, what: str) -> None:
+def _array(stored: zipfile.ZipFile, entry: str, room: int) -> np.ndarray:
+    """The array of an entry, once what it claims is known to be true and to fit into `room` bytes.
+
+    Raises:
+        ValueError, and almost anything that a damaged zip or header leads to.
+    """
+    info = stored.getinfo(f"{entry}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{entry} is compressed in another way than numpy compresses")
+    with stored.open(info) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{entry} is no plain array")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        follow = info.file_size - file.tell()
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
+        raise ValueError(f"{entry} is no array of numbers or texts")
+    if min(shape, default=0) < 0 or size != follow:
+        raise ValueError(f"{entry} claims {dtype} {list(shape)}, {size} bytes, and has {follow}")
+    if size > room:
+        raise ValueError(f"{entry} has {size} bytes, more than the {room} that remain of {LARGEST}")
+    with stored.open(info) as file:
+        return np.lib.format.read_array(file)
+
+
+def _refuse(path: Path, entry: str, what: str) -> NoReturn:
     raise BadInput(f"config.dataset: {path}: {entry} {what}")
+
+
+def _names(path: Path, arrays: dict[str, np.ndarray], num_classes: int) -> tuple[str, ...]:
+    """The classes' names; their numbers where there are none."""
+    stored = arrays.get("class_names", np.arange(num_classes).astype(str))
+    if stored.ndim != 1 or stored.dtype.kind != "U" or len(stored) > MOST_CLASSES:
+        _refuse(path, "class_names", f"is {stored.dtype} {list(stored.shape)}, not texts [K]")
+    try:
+        names = tuple(stored.tolist())
+    except (ValueError, SystemError):  # no such characters
+        names = ()
+    if len(names) < num_classes or not are_class_names(names):
+        _refuse(path, "class_names", f"does not name the {num_classes} classes of y_train, each by another text")
+    return names
 
 
 def _images(path: Path, entry: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -69,7 +132,7 @@ def _labels(path: Path, entry: str, arrays: dict[str, np.ndarray]) -> np.ndarray
         or labels.dtype.kind not in "iu"
         or labels.size == 0
         or labels.min() < 0
-        or labels.max() > 9_999
+        or labels.max() >= MOST_CLASSES
     ):
         _refuse(path, entry, f"is {labels.dtype} {list(labels.shape)}, not labels [N] of whole numbers from 0")
     return labels.astype(np.int32)

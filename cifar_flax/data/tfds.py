@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar_flax.data import cache
 from cifar_flax.data.dataset import Source, Split
-from cifar_flax.errors import BadInput
+from cifar_flax.errors import BadInput, in_one_line
 
 PATIENCE = 10.0  # seconds for a download server to answer
 
@@ -56,7 +56,9 @@ def _prepare(root: Path, name: str) -> Path:
         hint = f"; the nearest names are {', '.join(similar)}" if similar else ""
         raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS{hint}") from error
     except Exception as error:  # TFDS asserts, looks up and imports: it has no common class for what may go wrong
-        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({_line(error)})") from error
+        raise BadInput(
+            f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({in_one_line(error)})"
+        ) from error
     _check(tfds, name, builder)
     ways_out = (
         "set --config.data_dir to a folder that holds it, --config.dataset to the path of an archive "
@@ -72,14 +74,9 @@ def _prepare(root: Path, name: str) -> Path:
     except Exception as error:  # the network's, the server's and the disk's
         raise BadInput(
             f"config.dataset: {name!r} is not prepared in {root} and could not be downloaded "
-            f"({_line(error)}); {ways_out}"
+            f"({in_one_line(error)}); {ways_out}"
         ) from error
     return Path(builder.data_dir)
-
-
-def _line(error: Exception) -> str:
-    """What an exception says, in one line of at most 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _reachable(url: str) -> bool:

@@ -1,0 +1,150 @@
+"""Fields of a config with any value at all: from a command line, an experiment file, or a stored run."""
+
+import json
+import math
+
+import pytest
+from hostile import examples, watching
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from cifar_flax import data
+from cifar_flax.config import CHOICES, base_config, differences, load_experiment, validate
+from cifar_flax.main import parse
+
+FIELDS = list(base_config())
+NUMBERS = st.one_of(
+    st.integers(-3, 3),
+    st.integers(),
+    st.floats(),
+    st.sampled_from([2**31, 2**32, 2**63, 2**64, 10**400, -(10**400), 5e-324, 1e308, math.inf, math.nan, True, False]),
+)
+TEXTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from([choice for choices in CHOICES.values() for choice in choices]),
+    st.sampled_from(
+        ["", "\n", "\x1b[2J", "\0", "\ud800", "None", "nan", "1e999", "x" * 10_000, "{}", "a\nb", "../../x"]
+    ),
+)
+VALUES = st.recursive(
+    st.none() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+CHANGES = st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3)
+
+
+@pytest.fixture(scope="module")
+def watch():
+    with watching("config") as watch:
+        yield watch
+
+
+def config_of(changes):
+    """A config as a stored one may be, of any types."""
+    config = ConfigDict({field: value for field, value in base_config().items() if field not in changes})
+    for field, value in changes.items():
+        config[field] = value
+    return config
+
+
+def check(config):
+    """What is not refused has the types and ranges that everything after it takes for granted."""
+    for field, default in base_config().items():
+        value = config[field]
+        if isinstance(default, float):
+            assert isinstance(value, float | int), field
+            assert math.isfinite(float(value)), field
+        elif field == "data_dir":
+            assert value is None or isinstance(value, str)
+        else:
+            assert isinstance(value, type(default)), field
+        assert not isinstance(value, bool), field
+    assert all(config[field] in choices for field, choices in CHOICES.items())
+    assert min(config.batch_size, config.eval_batch_size, config.num_validation) >= 1
+    assert config.num_epochs > 0 <= config.learning_rate
+    assert 0 <= config.label_smoothing < 1
+    assert 0 <= config.seed < 2**32
+    assert config.dataset
+    json.dumps(config.to_dict(), allow_nan=False)
+
+
+def validated(config):
+    validate(config)
+    return config
+
+
+@given(CHANGES)
+@examples(0.4)
+def test_any_values_are_refused_or_a_run(watch, changes):
+    config = watch(validated, config_of(changes))
+    if config is None:
+        assert any(f"config.{field}" in watch.refusal for field in changes)
+    else:
+        check(config)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_knows_its_kind(field, watch):
+    for value in (None, True, [], {}, {"a": {"b": 1}}, math.nan, 10**400, -1, 1.5, "x\ny", "x" * 10_000, b"x"):
+        config = watch(validated, config_of({field: value}))
+        if config is None:
+            assert f"config.{field}" in watch.refusal
+        else:
+            check(config)
+
+
+ARGUMENTS = st.tuples(st.sampled_from([*FIELDS, "bach_size", ""]), TEXTS | NUMBERS.map(str)).map(
+    lambda drawn: f"--config.{drawn[0]}={drawn[1]}"
+)
+
+
+@given(st.lists(ARGUMENTS | TEXTS.filter(lambda text: text not in ("-h", "--help")), min_size=1, max_size=3))
+@examples(0.2)
+def test_any_arguments_are_refused_or_a_run(watch, arguments):
+    config = watch(lambda: validated(parse(["--config=experiments/cnn.py", *arguments])[0]))
+    if config is not None:
+        check(config)
+
+
+@given(TEXTS, st.sampled_from(["", ".py", ".py:", ":demo", ".py:demo", "experiments/cnn.py:"]))
+@examples(0.1)
+def test_any_name_of_an_experiment_is_refused(watch, text, ending):
+    watch(load_experiment, text + ending)
+
+
+FILE = """from cifar_flax.config import base_config
+
+
+def get_config():
+    config = base_config()
+    nan, inf = float("nan"), float("inf")
+    {lines}
+    return config
+"""
+
+
+@given(CHANGES, st.sampled_from(["config.{} = {!r}", "config.update({}={!r})", "config.unlock().{} = {!r}"]))
+@examples(0.2)
+def test_an_experiment_file_with_any_values_is_refused_or_a_run(watch, tmp_path_factory, changes, form):
+    path = tmp_path_factory.getbasetemp() / "mine.py"
+    path.write_text(FILE.format(lines="\n    ".join(form.format(*change) for change in changes.items())), "utf-8")
+    config = watch(lambda: validated(load_experiment(str(path))))
+    if config is not None:
+        check(config)
+
+
+@given(st.dictionaries(st.sampled_from([*FIELDS, "gone"]), VALUES, max_size=5))
+@examples(0.1)
+def test_any_stored_fields_are_told_from_those_asked_for(watch, stored):
+    listed = watch(differences, stored, base_config())
+    assert all(line.isprintable() for line in listed)
+
+
+@pytest.mark.parametrize(
+    "dataset", ["~nobody_of_that_name/set.npz", "x" * 5_000 + ".npz", "x" * 5_000, "\ud800.tar.gz"]
+)
+def test_a_dataset_that_cannot_even_be_looked_up_is_refused(dataset, watch):
+    assert watch(data.read, dataset, None) is None
+    assert "config.dataset" in watch.refusal

@@ -1,0 +1,265 @@
+"""Pictures from an enemy, and odd ones from friends."""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hostile import examples, mutated, watching
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cifar_flax.predict import read_image
+
+SHAPE = (8, 8, 3)
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+MODES = {
+    "png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "jpeg": ("L", "RGB", "CMYK"),
+    "gif": ("L", "P", "RGB"),
+    "bmp": ("1", "L", "P", "RGB"),
+    "webp": ("RGB", "RGBA"),
+    "tiff": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"),
+    "ppm": ("1", "L", "RGB", "I;16"),
+}
+
+
+@pytest.fixture(scope="module")
+def watch():
+    with watching("images") as watch:
+        yield watch
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """A function that reads a file of these bytes, whatever its name says."""
+    path = tmp_path_factory.mktemp("images") / "a picture.png"
+
+    def read(content, channels=3):
+        path.write_bytes(content)
+        return read_image(path, (8, 8, channels))
+
+    return read
+
+
+def of_mode(mode):
+    picture = Image.fromarray(PIXELS)
+    if mode == "I;16":
+        return Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+    if mode == "LAB":
+        return Image.frombytes("LAB", (7, 9), PIXELS.tobytes())
+    return picture.convert("L").convert(mode) if mode in ("I", "F") else picture.convert(mode)
+
+
+def encoded(format, mode, **options):
+    stored = io.BytesIO()
+    of_mode(mode).save(stored, format, **options)
+    return stored.getvalue()
+
+
+VALID = [encoded(format, mode) for format, modes in MODES.items() for mode in modes]
+VALID += [encoded("tiff", "RGB", compression=name) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+VALID += [encoded("tiff", "1", compression="group4"), encoded("jpeg", "RGB", progressive=True)]
+VALID += [
+    encoded(f, "RGB", save_all=True, append_images=[of_mode("RGB").rotate(90)] * 2) for f in ("gif", "webp", "png")
+]
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+VALID += [encoded(format, "RGB", exif=TURNED) for format in ("png", "jpeg", "webp", "tiff")]
+
+
+def check(image, channels=3):
+    if image is not None:
+        assert image.shape == (8, 8, channels)
+        assert image.dtype == np.uint8
+
+
+@given(mutated(VALID), st.sampled_from([1, 3]))
+@examples(0.5)
+def test_a_damaged_picture_is_refused_or_read(watch, read, capfd, content, channels):
+    check(watch(read, content, channels), channels)
+    assert capfd.readouterr().err == ""
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+SIDES = st.one_of(st.integers(0, 20), st.sampled_from([5_000, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**32 - 1]))
+DEPTHS = st.sampled_from(
+    [(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 3), (2, 3), (8, 4), (8, 6), (16, 6), (16, 3), (0, 9)]
+)
+KINDS = st.sampled_from(
+    [b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"gAMA", b"oOPs"]
+)
+CONTENTS = st.binary(max_size=60) | st.sampled_from(
+    [b"x\0\0" + zlib.compress(bytes(10**7)), zlib.compress(bytes(10**6))]
+)
+
+
+@given(SIDES, SIDES, DEPTHS, st.integers(0, 2), st.lists(st.tuples(KINDS, CONTENTS), max_size=3), st.integers(0, 2_000))
+@examples(0.2)
+def test_a_png_of_any_chunks_is_refused_or_read(watch, read, width, height, depth, interlace, chunks, pixels):
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, *depth, 0, 0, interlace)), *chunks]
+    parts += [(b"IDAT", zlib.compress(bytes(pixels))), (b"IEND", b"")]
+    check(watch(read, b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)))
+
+
+def tiff(entries, content):
+    """A TIFF of tags (number, type, count, value) and what they point to."""
+    tags = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + tags + bytes(4) + content
+
+
+TAGS = st.sampled_from(
+    [256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 34665]
+)
+VALUES = st.one_of(st.integers(0, 9), SIDES, st.sampled_from([32773, 34712, 50000, 50001, 32946, 7, 5]))
+GOOD = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 200, 277: 1, 278: 8, 279: 64}
+
+
+@given(st.lists(st.tuples(TAGS, st.integers(0, 13), st.sampled_from([1, 1, 1, 0, 3, 2**31]), VALUES), max_size=4))
+@examples(0.15)
+def test_a_tiff_of_any_tags_is_refused_or_read(watch, read, capfd, entries):
+    good = {number: (number, 4, 1, value) for number, value in GOOD.items()}
+    tags = good | {entry[0]: entry for entry in entries}
+    check(watch(read, tiff(tags.values(), bytes(400))))
+    assert capfd.readouterr().err == ""
+
+
+BEGINNINGS = [
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    b"\xc5\xd0\xd3\xc6",
+    b"%PDF-1.4\n",
+    b"SIMPLE  =",
+    b"\x89HDF\r\n\x1a\n",
+]
+BEGINNINGS += [
+    b"\xd7\xcd\xc6\x9a\0\0",
+    b"GRIB",
+    b"BUFR",
+    b"\0\0\1\xb3",
+    b"8BPS\0\1",
+    b"\0\0\1\0\1\0",
+    b"icns",
+    b"DDS ",
+    b"qoif",
+    b"gimp",
+]
+BEGINNINGS += [
+    b"GIF89a",
+    b"BM",
+    b"RIFF\xff\xff\xff\xffWEBPVP8 ",
+    b"RIFF\0\0\0\0WEBPVP8X",
+    b"MM\0*",
+    b"II+\0",
+    b"\xff\xd8\xff\xe1",
+]
+BEGINNINGS += [
+    b"P1\n",
+    b"P3 9 9 255\n",
+    b"P4 2147483647 1\n",
+    b"P5 9 9 65535\n",
+    b"P6 99999 99999 255\n",
+    b"Pf\n9 9\n-1e400\n",
+    b"P7\n",
+]
+
+
+@given(st.sampled_from(BEGINNINGS), st.binary(max_size=300))
+@examples(0.15)
+def test_whatever_follows_a_known_beginning_is_refused_or_read(watch, read, beginning, rest):
+    check(watch(read, beginning + rest))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "PCX", "SGI", "TGA", "JPEG2000"])
+def test_a_picture_of_another_kind_is_refused_without_asking_another_program(kind, watch, read):
+    stored = io.BytesIO()
+    Image.fromarray(PIXELS).save(stored, kind)
+    assert watch(read, stored.getvalue()) is None
+    assert "no picture that can be read" in watch.refusal
+
+
+def test_the_largest_picture_is_read_within_the_limits(watch, read):
+    stored = io.BytesIO()
+    Image.new("LA", (7_700, 7_700)).save(stored, "png")  # the mode that takes most
+    check(watch(read, stored.getvalue()))
+    assert watch.refusal == ""
+
+
+@pytest.mark.parametrize(
+    "size", [(7_800, 7_800), (9_400, 9_400), (20_000, 20_000), (2**30, 1), (1, 2**30), (2**31 - 1,) * 2]
+)
+def test_a_picture_that_would_unfold_is_refused(size, watch, read):
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 6, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    assert watch(read, b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)) is None
+    assert "DecompressionBomb" in watch.refusal or "pixels, more than" in watch.refusal
+
+
+@pytest.mark.parametrize("kind", ["empty", "folder", "pipe", "device", "long"])
+def test_what_is_no_file_or_has_no_content_is_refused(kind, watch, tmp_path):
+    path = {"device": "/dev/zero", "long": "x" * 5_000}.get(kind, "a name with spaces.png")
+    if kind == "empty":
+        (tmp_path / path).touch()
+    elif kind == "folder":
+        (tmp_path / path).mkdir()
+    elif kind == "pipe":
+        os.mkfifo(tmp_path / path)
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(tmp_path)
+        assert watch(lambda: read_image(type(tmp_path)(path), SHAPE)) is None
+
+
+def test_sixteen_bits_are_scaled_not_clipped(read):
+    deep = PIXELS.astype(np.uint16) * 257
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    colour = b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*part)
+        for part in (
+            (b"IHDR", struct.pack(">IIBBBBB", 7, 9, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        )
+    )
+    np.testing.assert_array_equal(read(colour), read(encoded("png", "RGB")))
+    np.testing.assert_array_equal(read(encoded("png", "I;16"), 1), read(encoded("tiff", "I;16"), 1))
+    grey = io.BytesIO()
+    Image.fromarray(PIXELS[..., 0]).save(grey, "png")
+    np.testing.assert_array_equal(read(encoded("png", "I;16"), 1), read(grey.getvalue(), 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_every_depth_is_turned_upright(mode, read):
+    np.testing.assert_array_equal(
+        read(encoded("png", mode, exif=TURNED), 1)[..., 0], np.rot90(read(encoded("png", mode), 1)[..., 0], -1)
+    )
+
+
+def test_of_an_animation_the_first_picture_counts(read):
+    later = [Image.new("RGB", (7, 9), "red")] * 3
+    for format in ("gif", "webp", "png", "tiff"):
+        options = {"lossless": True} if format == "webp" else {}
+        moving = encoded(format, "RGB", save_all=True, append_images=later, **options)
+        np.testing.assert_array_equal(read(moving), read(encoded(format, "RGB", **options)))
+
+
+def test_a_palette_with_transparency_is_laid_on_white(read):
+    picture = Image.new("P", (8, 8), 0)
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.paste(1, (0, 0, 8, 4))
+    for format in ("png", "gif"):
+        stored = io.BytesIO()
+        picture.save(stored, format, transparency=1)
+        image = read(stored.getvalue())
+        assert image[:4].min() == 255
+        assert image[5, 5].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_a_network_that_does_not_see_pictures_is_named(channels, watch, tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    assert watch(read_image, tmp_path / "a.png", (8, 8, channels)) is None
+    assert f"{channels} channels" in watch.refusal

@@ -1,0 +1,26 @@
+"""Real processes, really killed; `make torture` does the same hundreds of times."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import torture
+
+pytestmark = pytest.mark.slow
+
+
+def test_killed_runs_give_the_numbers_of_an_undisturbed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torture, "PLACE", tmp_path / "place")
+    monkeypatch.setattr(torture, "UNDISTURBED", tmp_path / "place/undisturbed")
+    monkeypatch.setattr(torture, "REPORT", tmp_path / "report.json")
+    monkeypatch.setitem(torture.FIELDS, "num_epochs", 1)
+    monkeypatch.setattr(torture, "examine", lambda report: None)
+    monkeypatch.setattr(sys, "argv", ["torture", "--sigkill=2", "--sigterm=1"])
+    monkeypatch.delenv("XLA_FLAGS")
+    torture.main()
+    report = json.loads((tmp_path / "report.json").read_text())
+    for name, tries in (("SIGKILL", 2), ("SIGTERM", 1)):
+        assert report[name]["tries"] == tries
+        assert report[name]["runs"] >= 1
+        assert report[name]["failures"] == []
