@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow lint
+.PHONY: demo test slow torture lint
 
 demo: .venv/installed
 	$(BIN)/python -m cifar_flax.main --config experiments/cnn_augmented.py:demo
@@ -14,6 +14,9 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+torture: .venv/installed
+	$(BIN)/python -m benchmarks.torture
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -3,7 +3,10 @@
 import os
 
 # before jax is imported
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4"
+    " --xla_backend_extra_options=xla_cpu_use_multi_output_fusion"  # as the commands do
+)
 os.environ["JAX_PLATFORMS"] = "cpu"  # on a machine with a GPU, too
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
@@ -40,7 +43,7 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        conv, max_pool = LOWERINGS[self.lowering]
+        conv, max_pool, _ = LOWERINGS[self.lowering]
         x = nn.relu(nn.Conv(4, (3, 3), conv_general_dilated=conv, name="conv1")(images))
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm1")(max_pool(x, (2, 2), (2, 2)))
         x = nn.Dropout(0.2, deterministic=not train)(x.reshape(x.shape[0], -1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax import evaluate, export, predict, train
+from cifar_flax import checksums, evaluate, export, predict, train
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import load_run
 from cifar_flax.predict import read_image
@@ -51,7 +51,7 @@ def test_evaluate_is_readable_and_says_when_a_run_is_unfinished(workdir, run, ca
     assert f"test: 27 images, loss {run['test_loss']:.4f}, accuracy {run['test_accuracy']:.2%}" in text
     assert "so far" not in text
     stored = (workdir / "run.json").read_text()
-    (workdir / "run.json").write_text(json.dumps({**run, "status": "interrupted"}))
+    (workdir / "run.json").write_text(json.dumps(checksums.seal({**run, "status": "interrupted"})))
     assert "the best so far (the run is interrupted)" in output(evaluate, capsys, "--workdir", workdir)
     (workdir / "run.json").write_text(stored)
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 # from the cellar up; a room imports from the floors below its own only
 FLOORS = (
     {"errors"},
-    {"commandline"},
-    {"layers", "data", "figures", "records", "augment", "metrics", "state", "optimizers", "interruption"},
+    {"commandline", "checksums", "durable"},
+    {"layers", "data", "figures", "records", "events", "augment", "metrics", "state", "optimizers", "interruption"},
     {"models", "checkpoints"},
     {"config", "steps", "console", "gallery"},
     {"programs"},

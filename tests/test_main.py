@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cifar_flax.commandline import choose_xla_options
 from cifar_flax.config import base_config, validate_sizes
 from cifar_flax.errors import BadInput
 from cifar_flax.main import main, parse
@@ -227,3 +228,15 @@ def test_a_signal_to_the_process_costs_nothing(number, tmp_path):
         return [(line["step"], line["train_loss"], line["validation_loss"]) for line in lines], test
 
     assert numbers("straight") == numbers("disturbed")
+
+
+def test_the_commands_choose_options_of_xla_and_leave_the_users(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=somewhere")
+    choose_xla_options()
+    chosen = os.environ["XLA_FLAGS"].split()
+    assert chosen[0] == "--xla_dump_to=somewhere"
+    assert len(chosen) == 2
+    for kept in (os.environ["XLA_FLAGS"], "--xla_backend_extra_options=xla_cpu_disable_slp_vectorizer"):
+        monkeypatch.setenv("XLA_FLAGS", kept)
+        choose_xla_options()
+        assert os.environ["XLA_FLAGS"] == kept

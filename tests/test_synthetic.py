@@ -21,3 +21,14 @@ def test_the_experiments_stand_apart_on_the_drawings(tmp_path, monkeypatch):
     assert accuracy["mlp"] + 0.08 < accuracy["cnn"]
     assert accuracy["cnn"] + 0.08 < accuracy["cnn_augmented"]
     assert max(accuracy.values()) < 0.97
+
+
+@pytest.mark.slow
+def test_bfloat16_learns_as_float32_does(tmp_path):
+    accuracy = {}
+    for dtype in ("float32", "bfloat16"):
+        overrides = [f"--config.dtype={dtype}", "--config.num_epochs=3"]
+        config, _ = parse(["--config", f"{EXPERIMENTS}/cnn.py:demo", *overrides])
+        accuracy[dtype] = train_and_evaluate(config, tmp_path / dtype, jax.devices()[:1])["best_validation_accuracy"]
+    assert accuracy["float32"] > 0.6
+    assert abs(accuracy["bfloat16"] - accuracy["float32"]) < 0.05

@@ -7,19 +7,16 @@ import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
+import optax
 import pytest
+from run_records import ONE, assert_same_run, events_of, final_arrays, interrupt_after, metrics_of, run_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.util import tensor_util
 
-from cifar_flax import checkpoints, console, train
+from cifar_flax import checkpoints, console, events, programs, train
 from cifar_flax.errors import BadInput, Diverged, Interrupted
 from cifar_flax.train import train_and_evaluate
-
-TIMING = {"epoch_seconds", "images_per_second"}
-ONE = jax.devices()[:1]
-STEPS = 8  # of the tiny config: two epochs of four
 
 
 @pytest.fixture
@@ -27,59 +24,6 @@ def single_steps(monkeypatch):
     """Pieces of one step, so that a signal can arrive after any of them."""
     monkeypatch.setattr(train, "FIRST_PIECE", 1)
     monkeypatch.setattr(train, "PIECE_SECONDS", 0)
-
-
-def metrics_of(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
-
-
-def run_of(workdir):
-    return json.loads((workdir / "run.json").read_text())
-
-
-def final_arrays(workdir):
-    """The newest checkpoint's arrays by their path, as stored."""
-    with checkpoints.Checkpoints(workdir) as stored:
-        as_stored = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        tree = stored.latest.restore(stored.latest.latest_step(), args=as_stored)["arrays"]
-    flat = jax.tree.leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(x) if "key" in str(x.dtype) else x)
-        for path, x in flat
-    }
-
-
-def assert_same_run(workdir, other):
-    assert metrics_of(workdir) == metrics_of(other)
-    a, b = final_arrays(workdir), final_arrays(other)
-    assert a.keys() == b.keys()
-    for path in a:
-        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
-    for field in ("test_loss", "test_accuracy", "best_epoch", "best_validation_loss"):
-        assert run_of(workdir)[field] == run_of(other)[field]
-
-
-def events_of(workdir, tag):
-    """(step, value) of a scalar, over all event files of a workdir in their order."""
-    files = sorted((workdir / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    every = [EventAccumulator(str(file)).Reload() for file in files]
-    found = [event for events in every if tag in events.Tags()["tensors"] for event in events.Tensors(tag)]
-    return [(event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in found]
-
-
-def interrupt_after(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal when so many steps of the run are done."""
-    update = console.EpochProgress.update
-    done = []
-
-    def counting(self, *arguments):
-        update(self, *arguments)
-        done.append(None)
-        if len(done) == step:
-            signal.raise_signal(number)
-
-    monkeypatch.setattr(console.EpochProgress, "update", counting)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +109,43 @@ def test_a_resumed_run_repeats_no_event(straight_run, tiny_config, tmp_path, mon
     assert len(events_of(tmp_path, "test_accuracy")) == 1
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_a_run_killed_around_an_epochs_events_has_them_once(written, straight_run, tiny_config, tmp_path, monkeypatch):
+    """The checkpoint of the second epoch is there; its events are not, or the run knows nothing of them."""
+    with monkeypatch.context() as patch:
+        write_epoch = events.TensorBoard.write_epoch
+
+        def killed(self, epoch, params):
+            if epoch["epoch"] == 1 or written:
+                write_epoch(self, epoch, params)
+            if epoch["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(events.TensorBoard, "write_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(tiny_config, tmp_path, ONE)
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    for tag in ("train_loss", "conv1/kernel", "test_accuracy", "learning_curves", "training_images"):
+        assert [step for step, _ in events_of(tmp_path, tag)] == [step for step, _ in events_of(straight_run, tag)], tag
+    assert events_of(tmp_path, "train_loss") == events_of(straight_run, "train_loss")
+
+
+def test_positions_within_an_epoch_are_saved(straight_run, tiny_config, tmp_path, monkeypatch, single_steps):
+    saved = []
+    save = train.save
+
+    def spy(manager, step, arrays, progress):
+        save(manager, step, arrays, progress)
+        if manager.directory.name == "latest":
+            saved.append(step)
+
+    monkeypatch.setattr(train, "save", spy)
+    tiny_config.save_seconds = 1e-9
+    train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert saved == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert_same_run(tmp_path, straight_run)
+
+
 def test_a_finished_run_says_so_and_trains_nothing(straight_run, tiny_config, monkeypatch, capsys):
     monkeypatch.setattr(train, "load", None)
     before = run_of(straight_run)
@@ -185,6 +166,14 @@ def test_sigterm_after_any_step_changes_no_number(step, straight_run, tiny_confi
     assert run_of(tmp_path)["status"] == "interrupted"
     train_and_evaluate(tiny_config, tmp_path, ONE)
     assert_same_run(tmp_path, straight_run)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(straight_run, tiny_config, tmp_path):
+    train_and_evaluate(tiny_config, tmp_path / "again", ONE)
+    assert_same_run(tmp_path / "again", straight_run)
+    tiny_config.seed = 1
+    train_and_evaluate(tiny_config, tmp_path / "other", ONE)
+    assert metrics_of(tmp_path / "other")[0]["train_loss"] != metrics_of(straight_run)[0]["train_loss"]
 
 
 def test_a_run_can_be_interrupted_again_and_again(straight_run, tiny_config, tmp_path, monkeypatch, single_steps):
@@ -211,7 +200,7 @@ def test_the_second_signal_acts_at_once(tiny_config, tmp_path, monkeypatch, sing
 def test_a_run_that_ends_between_its_two_checkpoints_loses_neither(straight_run, tiny_config, tmp_path, monkeypatch):
     """As power loss would: the newest is written, the best is not."""
     with monkeypatch.context() as patch:
-        patch.setattr(train, "keep_if_best", lambda position, stored: 1 / 0)
+        patch.setattr(train, "keep_if_best", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train_and_evaluate(tiny_config, tmp_path, ONE)
     assert run_of(tmp_path)["status"] == "failed"
@@ -314,6 +303,19 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tiny_config, tmp_pat
         train_and_evaluate(tiny_config, tmp_path, ONE)
     assert re.fullmatch(r"the loss of step \d+ \(epoch 1\) is not finite", str(diverged.value))
     assert (run_of(tmp_path)["status"], run_of(tmp_path)["reason"]) == ("diverged", str(diverged.value))
+
+
+@pytest.mark.parametrize("step", [6, 8])  # within the second epoch, and its last one, whose parameters no loss sees
+def test_a_parameter_that_is_not_finite_ends_the_run_at_its_step(step, tiny_config, tmp_path, monkeypatch):
+    def breaks(*arguments):
+        return optax.sgd(lambda count: jnp.where(count == step - 1, jnp.inf, 0.01))
+
+    monkeypatch.setattr(programs, "make_optimizer", breaks)
+    with pytest.raises(Diverged, match=rf"a parameter after step {step} \(epoch 2\) is not finite"):
+        train_and_evaluate(tiny_config, tmp_path, ONE)
+    assert run_of(tmp_path)["status"] == "diverged"
+    for arrays in (final_arrays(tmp_path), final_arrays(tmp_path, "best")):
+        assert all(np.isfinite(array).all() for array in arrays.values())
 
 
 def test_one_two_and_four_devices_give_the_same_losses(straight_run, tiny_config, tmp_path):
