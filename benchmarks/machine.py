@@ -1,12 +1,13 @@
-"""On what a benchmark ran: enough to compare with, nothing that names the machine."""
+"""On what a benchmark ran."""
 
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import jax
+
+from cifar_flax.machine import num_cpus, processor
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "keras", "tensorflow-cpu", "tensorflow", "torch", "numpy")
 
@@ -14,8 +15,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "keras", "tensorflow-cpu", "tensor
 def describe() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
-        "processor": _processor(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": processor(),
+        "threads": num_cpus(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": platform.system(),
         "platform": device.platform,
@@ -28,15 +29,3 @@ def _versions() -> dict[str, str]:
     installed = {distribution.name for distribution in importlib.metadata.distributions()}
     names = {name for name in PACKAGES if name in installed or name.replace("-", "_") in installed}
     return {name: importlib.metadata.version(name) for name in PACKAGES if name in names}
-
-
-def _processor() -> str:
-    """The name and the vector instructions of the first processor, where Linux tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    vectors = [flag for flag in ("avx2", "avx512f", "amx_tile") if flag in fields.get("flags", "").split()]
-    return " ".join([fields.get("model name", platform.machine()), *vectors])

@@ -1,18 +1,13 @@
 """The text files that a run writes: config.json, run.json and metrics.jsonl; and the lock on its workdir."""
 
-import importlib.metadata
 import json
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
-import jax
 from ml_collections import ConfigDict
 
 from cifar_flax import checksums
@@ -20,7 +15,6 @@ from cifar_flax.durable import replacing
 from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
 
 LOCK = ".lock"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 class Records:
@@ -158,27 +152,3 @@ def alone(workdir: Path) -> Iterator[None]:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def environment(devices: list[jax.Device]) -> dict[str, Any]:
-    """On what a run is computed, in run.json's fields."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {
-        "platform": devices[0].platform,
-        "device_kind": devices[0].device_kind,
-        "num_devices": len(devices),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "versions": {"python": platform.python_version(), **versions},
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str:
-    """The commit of this code, with -dirty where files differ from it; "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

@@ -20,9 +20,10 @@ from cifar_flax.events import TensorBoard
 from cifar_flax.gallery import Gallery
 from cifar_flax.interruption import Interruption
 from cifar_flax.layers import resolve_lowering
+from cifar_flax.machine import environment
 from cifar_flax.metrics import Metrics
 from cifar_flax.programs import Evaluation, Job, Programs, evaluate_all, make_job, make_programs, zero_metrics
-from cifar_flax.records import Records, alone, environment
+from cifar_flax.records import Records, alone
 from cifar_flax.state import TrainState, count_parameters, create_train_state, split_roots
 from cifar_flax.steps import replicated
 

@@ -61,6 +61,8 @@ def test_the_record_is_complete(straight_run, tiny_config):
     assert set(record["versions"]) == {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"}
     assert record["git_commit"]
     assert record["device_kind"]
+    assert record["processor"]
+    assert record["num_cpus"] >= 1
     assert record["compile_seconds"] > 0
     lines = [json.loads(line) for line in (straight_run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 4), (2, 8)]
