@@ -18,6 +18,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(message)
 
+    @property
+    def flags(self) -> list[str]:
+        return [flag for flag in self._option_string_actions if flag.startswith("--")]
+
 
 def quiet() -> None:
     """Silences the libraries that speak unasked; to be called before TensorFlow is imported."""

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cifar_flax.data.dataset import Dataset
+from cifar_flax.spread import percent, seeds
 from cifar_flax.state import count_parameters
 
 LOG_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
@@ -49,6 +50,24 @@ def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
         table.add_row(layer, " x ".join(map(str, shape)), *(f"{count:,}" if count else "" for count in counts))
     table.add_section()
     table.add_row("total", "", f"{count_parameters(params):,}", f"{count_parameters(batch_stats):,}")
+    return _text(table)
+
+
+def seeds_table(runs: list[dict[str, Any]]) -> str:
+    """What run.json says of each of several seeds, and the means of all."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for title in ("seed", "best epoch", "validation", "test", "training"):
+        table.add_column(title, justify="right")
+    for run in runs:
+        shares = (f"{run[f'{name}_accuracy']:.2%}" for name in ("best_validation", "test"))
+        table.add_row(f"{run['seed']}", f"{run['best_epoch']}", *shares, f"{run['train_seconds']:,.0f} s")
+    validation = percent([run["best_validation_accuracy"] for run in runs])
+    test = percent([run["test_accuracy"] for run in runs])
+    named = seeds([run["seed"] for run in runs])
+    return f"{_text(table)}\n\n{runs[0]['experiment']}, {named}: validation {validation}, test accuracy {test}"
+
+
+def _text(table: rich.table.Table) -> str:
     screen = rich.console.Console(width=80, force_terminal=False, color_system=None)
     with screen.capture() as text:
         screen.print(table)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from cifar_flax import flags
 from cifar_flax.commandline import Parser, exit_code
-from cifar_flax.config import CHOICES, load_experiment, nearest, split_spec
-from cifar_flax.errors import BadInput
 from cifar_flax.train import train_and_evaluate
 
 FIRST_RUN = "experiments/cnn_augmented.py:demo"
@@ -24,27 +23,8 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
         BadInput: an argument that cannot be used.
     """
     parser = Parser(prog="python -m cifar_flax.main", description=__doc__, allow_abbrev=False, add_help=False)
-    parser.add_argument("--config", default=FIRST_RUN, metavar="FILE[:VARIANT]", help=f"default: {FIRST_RUN}")
-    parser.add_argument("--workdir", help="default: runs/<experiment>, runs/<experiment>_<variant>")
-    known, _ = parser.parse_known_args(argv)
-    config = load_experiment(known.config)
-
-    fields = parser.add_argument_group("fields of the config", "cifar_flax/config.py says what each of them means")
-    for field, value in config.items():
-        possible = "|".join(CHOICES.get(field, ())) or config.get_type(field).__name__
-        fields.add_argument(
-            f"--config.{field}", type=config.get_type(field), default=value, metavar=possible, help=f"default: {value}"
-        )
-    parser.add_argument("-h", "--help", action="help", help="show this and end")
-    arguments, stray = parser.parse_known_args(argv)
-    for argument in stray:
-        name = argument.split("=")[0]
-        flags = ["--config", "--workdir", *(f"--config.{field}" for field in config)]
-        raise BadInput(f"{name!r}: no such flag{nearest(name, flags)}")
-    for field in config:
-        config[field] = getattr(arguments, f"config.{field}")
-    name = "_".join(filter(None, (config.experiment, split_spec(known.config)[1])))
-    return config, Path(arguments.workdir or f"runs/{name}")
+    config, workdir, _ = flags.parse(parser, argv, default=FIRST_RUN)
+    return config, workdir
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,19 @@
+"""What several seeds say together."""
+
+import statistics
+from collections.abc import Sequence
+
+
+def percent(shares: Sequence[float]) -> str:
+    """Shares in [0, 1] as `74.31 ± 0.32 %`: mean and the sample's standard deviation (n - 1), of one `74.31 %`."""
+    mean = f"{100 * statistics.fmean(shares):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(shares):.2f} %" if len(shares) > 1 else f"{mean} %"
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """`seed 3`, `seeds 0 to 4`, `seeds 0, 2, 5`."""
+    if len(numbers) == 1:
+        return f"seed {numbers[0]}"
+    if list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"seeds {numbers[0]} to {numbers[-1]}"
+    return f"seeds {', '.join(map(str, numbers))}"
