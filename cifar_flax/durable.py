@@ -10,9 +10,10 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Another name to write a file under; when the block ends well, it is on the disk and takes the place of `path`.
 
-    One file of a folder at a time.
+    One file of a kind, in a folder, at a time.
     """
-    temporary = path.with_name(".writing.tmp")  # not `path`'s own name: TensorBoard reads whatever has tfevents in it
+    # not under its own name: TensorBoard reads whatever has tfevents in it
+    temporary = path.with_name(f".writing{path.suffix}.tmp")
     try:
         yield temporary
         synchronise(temporary)

@@ -1,7 +1,9 @@
 """Arrays in, matplotlib figures out. Nothing here needs a display, and nothing is drawn twice in two ways."""
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cifar_flax.calibration import Calibration
 from cifar_flax.durable import replacing
 
 RIGHT, WRONG = "#1a7f37", "#c62828"  # green and red as in the reference, dark enough to be read on white
 TRAINING, VALIDATION = "#1f5fa8", "#d97706"
+DASHES = ("-", "--", "-.", ":")
+NARROW = (4.6, 3.4)  # inches; as wide as a telephone shows without making letters smaller
 
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -26,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "savefig.dpi": 110,
+    "text.parse_math": False,  # a class may be called $5
 }
 
 
@@ -34,6 +40,14 @@ def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, mpl.rc_context(STYLE):
         figure.savefig(temporary, format="png")
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document: the same text for the same figure."""
+    with mpl.rc_context(STYLE | {"svg.hashsalt": "cifar_flax"}):
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    return written.getvalue()
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -70,17 +84,65 @@ def learning_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
     """Loss and accuracy of training and validation over the lines of metrics.jsonl; the best epoch is marked."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4), layout="constrained")
-        at = [line["epoch"] for line in epochs]
-        best = min(epochs, key=lambda line: line["validation_loss"])
         for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for split, colour, marker in (("train", TRAINING, "o"), ("validation", VALIDATION, "s")):
-                values = [line[f"{split}_{quantity}"] for line in epochs]
-                axis.plot(at, values, color=colour, marker=marker, markersize=4, label=split)
-            axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch: {best['epoch']}")
-            axis.set(title=quantity.capitalize(), xlabel="epoch")
-            axis.set_xlim(at[0] - 0.5, at[-1] + 0.5)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axis.legend()
+            _draw_curve(axis, epochs, quantity)
+    return figure
+
+
+def learning_curve(epochs: Sequence[dict[str, Any]], quantity: str) -> Figure:
+    """One of the two, narrow enough for a telephone; `quantity` is loss or accuracy."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=NARROW, layout="constrained")
+        _draw_curve(figure.subplots(), epochs, quantity)
+    return figure
+
+
+def _draw_curve(axis: Axes, epochs: Sequence[dict[str, Any]], quantity: str) -> None:
+    at = [line["epoch"] for line in epochs]
+    best = min(epochs, key=lambda line: line["validation_loss"])
+    for split, colour, marker in (("train", TRAINING, "o"), ("validation", VALIDATION, "s")):
+        values = [line[f"{split}_{quantity}"] for line in epochs]
+        axis.plot(at, values, color=colour, marker=marker, markersize=4, label=split)
+    axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch: {best['epoch']}")
+    axis.set(title=quantity.capitalize(), xlabel="epoch")
+    _count_epochs(axis, at[0], at[-1])
+    axis.legend()
+
+
+def _count_epochs(axis: Axes, first: int, last: int) -> None:
+    axis.set_xlim(first - 0.5, last + 0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], quantity: str) -> Figure:
+    """Validation loss or accuracy of several runs, by their names, each with a colour, a dash and a marker."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(NARROW[0], NARROW[1] + 0.22 * len(runs)), layout="constrained")
+        axis = figure.subplots()
+        styles = zip(cycle(mpl.colormaps["tab10"].colors), cycle(DASHES), cycle("osv^Dx*"))  # type: ignore[attr-defined]
+        for (name, epochs), (colour, dashes, marker) in zip(runs.items(), styles, strict=False):
+            at = [line["epoch"] for line in epochs]
+            values = [line[f"validation_{quantity}"] for line in epochs]
+            axis.plot(at, values, color=colour, linestyle=dashes, marker=marker, markersize=4, label=name)
+        axis.set(title=f"Validation {quantity}", xlabel="epoch")
+        _count_epochs(axis, 1, max(line["epoch"] for epochs in runs.values() for line in epochs))
+        figure.legend(loc="outside lower center", fontsize=9)
+    return figure
+
+
+def reliability(calibration: Calibration) -> Figure:
+    """How often predictions of each confidence are right, and below it how many there are."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=NARROW, layout="constrained")
+        axis, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        edges = np.linspace(0, 1, len(calibration.num_images) + 1)
+        bars = {"width": np.diff(edges), "align": "edge", "edgecolor": "black", "linewidth": 0.6}
+        axis.bar(edges[:-1], calibration.accuracy, color=TRAINING, alpha=0.6, label="found", **bars)
+        axis.plot([0, 1], [0, 1], color="black", linestyle="--", label="calibrated")
+        axis.set(title="Reliability", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+        axis.legend(loc="upper left")
+        below.bar(edges[:-1], calibration.num_images, color="0.7", **bars)
+        below.set(xlabel="confidence", ylabel="images")
     return figure
 
 

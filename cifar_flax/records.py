@@ -15,6 +15,11 @@ from cifar_flax.durable import replacing
 from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
 
 LOCK = ".lock"
+REWRITE = "delete it, and the command that trains writes it anew from the checkpoints"
+EPOCH_FIELDS = (
+    "epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "epoch_seconds",
+    "images_per_second",
+)  # fmt: skip
 
 
 class Records:
@@ -33,12 +38,11 @@ class Records:
         Raises:
             BadInput: a file that cannot be read, or is not as it was written.
         """
-        delete_it = "delete it, and the command that trains writes it anew from the checkpoints"
         self.config: dict[str, Any] = self._read("config.json", "restore it or choose another workdir")
-        self.run: dict[str, Any] = self._read("run.json", delete_it)
+        self.run: dict[str, Any] = self._read("run.json", REWRITE)
         if self.run and not checksums.is_sealed(self.run):
             path = self.workdir / "run.json"
-            raise BadInput(f"--workdir: {path} is damaged: it is not as it was written (sha256); {delete_it}")
+            raise BadInput(f"--workdir: {path} is damaged: it is not as it was written (sha256); {REWRITE}")
 
     def _read(self, name: str, advice: str) -> dict[str, Any]:
         path = self.workdir / name
@@ -51,6 +55,25 @@ class Records:
         if not isinstance(stored, dict) or not stored:
             raise BadInput(f"--workdir: {path} is damaged: not a JSON object with fields; {advice}")
         return stored
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl.
+
+        Raises:
+            BadInput: it cannot be read, or is not what a run writes.
+        """
+        path = self.workdir / "metrics.jsonl"
+        try:
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadInput(f"--workdir: {path} cannot be read ({error}); {REWRITE}") from error
+        for number, line in enumerate(lines, 1):
+            numbers = line if isinstance(line, dict) else {}
+            if not all(isinstance(numbers.get(field), int | float) for field in EPOCH_FIELDS):
+                raise BadInput(f"--workdir: {path}, line {number}, lacks a number; {REWRITE}")
+        return lines
 
     def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
         """Writes config.json and begins run.json anew with these fields; `checkpoint_step` stays.

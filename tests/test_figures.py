@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from cifar_flax import figures
+from cifar_flax.calibration import calibrate
 
-NAMES = ("airplane", "automobile", "a class with a long name")
+NAMES = ("airplane", "automobile", "a $5 class with a $^$ name")
 RNG = np.random.default_rng(0)
 
 
@@ -25,6 +26,9 @@ FIGURES = {
     "augmented": lambda: figures.augmented_images(images(6), images(6)),
     "curves": lambda: figures.learning_curves(EPOCHS),
     "one_epoch": lambda: figures.learning_curves(EPOCHS[:1]),
+    "loss": lambda: figures.learning_curve(EPOCHS, "loss"),
+    "comparison": lambda: figures.comparison({f"{i}, a long name of $5 $^$": EPOCHS for i in range(9)}, "accuracy"),
+    "reliability": lambda: figures.reliability(calibrate(np.eye(3), np.array([0, 1, 1]))),
     "predictions": lambda: figures.predictions(images(32), np.zeros(32, int), RNG.integers(0, 3, 32), NAMES),
     "confusion": lambda: figures.confusion_matrix(np.array([[5, 1, 0], [0, 4, 2], [0, 0, 0]]), NAMES),
     "many_classes": lambda: figures.confusion_matrix(np.eye(100, dtype=int), [f"class {i}" for i in range(100)]),
@@ -74,3 +78,9 @@ def test_the_matrix_has_the_true_classes_in_its_rows():
     assert texts[1, 0] == "1"  # x 1, y 0: an airplane taken for an automobile
     assert axis.get_ylabel() == "true"
     assert "75.00%" in axis.get_title()
+
+
+def test_the_same_figure_is_the_same_svg():
+    one, other = (figures.svg(figures.learning_curve(EPOCHS, "loss")) for _ in range(2))
+    assert one == other
+    assert one.count("<svg") == 1

@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 # from the cellar up; a room imports from the floors below its own only
 FLOORS = (
     {"errors"},
-    {"commandline", "checksums", "durable", "machine", "spread"},
+    {"commandline", "checksums", "durable", "machine", "spread", "calibration"},
     {"layers", "data", "figures", "records", "events", "augment", "metrics", "state", "optimizers", "interruption"},
     {"models", "checkpoints"},
     {"config", "steps", "console", "gallery"},
     {"programs", "flags"},
     {"train", "inference"},
+    {"pages"},
     {"main", "sweep", "evaluate", "predict", "export", "report"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,197 @@
+"""The HTML pages of `python -m cifar_flax.report`: what is on them. report.html says how they look."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cifar_flax import figures
+from cifar_flax.calibration import calibrate
+from cifar_flax.data import Split
+from cifar_flax.inference import Classifier
+from cifar_flax.records import Records
+from cifar_flax.spread import percent, seeds
+
+NUM_PREDICTIONS, NUM_MISTAKES = 32, 16
+MOST_CLASSES = 20  # whose confusion matrix is a table; of more, a picture
+
+
+def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs: list[dict[str, Any]]) -> str:
+    """The HTML page of one run.
+
+    Args:
+        classifier: the run's network.
+        split: the images that it is asked, [N, H, W, C] uint8.
+        split_name: how the page calls them.
+        epochs: the lines of metrics.jsonl.
+    """
+    probabilities = classifier(split.images)
+    predicted = probabilities.argmax(-1)
+    names, run = classifier.class_names, classifier.run
+    counts = confusion(split.labels, predicted, len(names))
+    calibration = calibrate(probabilities, split.labels)
+    shown = np.random.default_rng(classifier.config.seed).permutation(len(split))[:NUM_PREDICTIONS]
+    wrong = np.flatnonzero(predicted != split.labels)
+    worst = wrong[np.argsort(-probabilities[wrong].max(-1), kind="stable")][:NUM_MISTAKES]
+    body = {
+        "result": result(classifier, split_name, float((predicted == split.labels).mean())),
+        "remarks": remarks(run, epochs),
+        "curves": [(f"{name} by epoch", inline(figures.learning_curve(epochs, name))) for name in ("loss", "accuracy")],
+        "class_names": names,
+        "classes": classes(counts, names),
+        "matrix": matrix(counts, names) if len(names) <= MOST_CLASSES else None,
+        "confusion": [("confusion matrix", inline(figures.confusion_matrix(counts, names)))],
+        "calibration": (
+            f"Expected calibration error {calibration.error:.2%}: so far is the confidence from the share that is "
+            f"right, on average over the {split_name} images. Mean confidence {probabilities.max(-1).mean():.2%}."
+        ),
+        "reliability": [("share that is right by confidence", inline(figures.reliability(calibration)))],
+        "predictions": [_shown(split, probabilities, index, names) for index in shown],
+        "mistakes": [_shown(split, probabilities, index, names) for index in worst],
+        "config": [(field, value) for field, value in classifier.config.items() if value is not None],
+        "environment": environment(run),
+    }
+    return page(title=f"{run['experiment']}, seed {run['seed']}", run=body)
+
+
+def report_of_runs(runs: dict[str, Records]) -> str:
+    """The HTML page of several runs, by their names: results, means over seeds, and validation curves."""
+    rows = [compared(name, records) for name, records in runs.items()]
+    lines = {name: records.epochs() for name, records in runs.items()}
+    curves = [
+        (f"validation {quantity} by epoch", inline(figures.comparison(lines, quantity)))
+        for quantity in ("loss", "accuracy")
+    ]
+    columns = [name for name, _ in rows[0]]
+    return page(title=f"{len(runs)} runs", means=means(runs), columns=columns, rows=rows, curves=curves)
+
+
+def page(**contents: Any) -> str:
+    place = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=place, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template("report.html").render({"run": None} | contents)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts [K, K] of images: rows are the true classes, columns the predicted ones."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
+
+
+def result(classifier: Classifier, split_name: str, accuracy: float) -> str:
+    run = classifier.run
+    if run["status"] == "done":
+        accuracy = run["test_accuracy"]
+    unfinished = "" if run["status"] == "done" else f" so far: the run is {run['status']}, and its test is to come"
+    return f"{accuracy:.2%} of the {split_name} images are right{unfinished}."
+
+
+def remarks(run: dict[str, Any], epochs: list[dict[str, Any]]) -> list[str]:
+    """What else is to be said of a run, in sentences."""
+    best = min(epochs, key=lambda line: line["validation_loss"])
+    seconds = sum(line["epoch_seconds"] for line in epochs)
+    return [
+        f"{run['model']} on {run['dataset']}: {run['trainable_parameters']:,} parameters, trained on "
+        f"{run['num_train_examples']:,} images for {epochs[-1]['epoch']} epochs in {seconds:,.0f} s.",
+        f"Epoch {best['epoch']} has the lowest validation loss, {best['validation_loss']:.4f}, with "
+        f"{best['validation_accuracy']:.2%} of the {run['num_validation_examples']:,} validation images right; "
+        "everything below is of that epoch.",
+    ]
+
+
+def classes(counts: np.ndarray, names: Sequence[str]) -> list[dict[str, str]]:
+    """A row of the table of classes for each."""
+    rows = []
+    for label, row in enumerate(counts):
+        total, others = int(row.sum()), row.copy()
+        others[label] = 0
+        often = int(others.argmax())
+        share = row[label] / max(total, 1)
+        rows.append(
+            {
+                "name": names[label],
+                "num_images": f"{total:,}",
+                "accuracy": f"{share:.1%}" if total else "no images",
+                "width": f"{65 * share:.1f}%",
+                "taken_for": f"{names[often]} ({others[often]:,})" if others[often] else "",
+            }
+        )
+    return rows
+
+
+def matrix(counts: np.ndarray, names: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows of the confusion matrix, each cell with its shade: at most so dark that black letters stay readable."""
+    shades = 0.5 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return [
+        (
+            name,
+            [
+                {"count": int(count), "shade": f"{shades[row, column]:.3f}", "right": row == column}
+                for column, count in enumerate(counts[row])
+            ],
+        )
+        for row, name in enumerate(names)
+    ]
+
+
+def environment(run: dict[str, Any]) -> list[tuple[str, Any]]:
+    names = ("platform", "device_kind", "num_devices", "processor", "num_cpus", "git_commit")
+    fields = [(name, run[name]) for name in names if name in run]
+    return [*fields, *(run.get("versions") or {}).items()]
+
+
+def compared(name: str, records: Records) -> list[tuple[str, str]]:
+    """The row of one run among several, as (column, value)."""
+    run = records.run
+    test = f"{run['test_accuracy']:.2%}" if run["status"] == "done" else run["status"]
+    return [
+        ("run", name),
+        ("experiment", run["experiment"]),
+        ("seed", f"{run['seed']}"),
+        ("parameters", f"{run['trainable_parameters']:,}"),
+        ("best epoch", f"{run['best_epoch']} of {records.epochs()[-1]['epoch']}"),
+        ("validation", f"{run['best_validation_accuracy']:.2%}"),
+        ("test", test),
+        ("training", f"{run['train_seconds']:,.0f} s"),
+    ]
+
+
+def means(runs: dict[str, Records]) -> list[str]:
+    """A sentence for each recipe of which several seeds are done."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for records in runs.values():
+        if records.run["status"] == "done":
+            recipe = {field: value for field, value in records.config.items() if field != "seed"}
+            groups.setdefault(str(sorted(recipe.items())), []).append(records.run)
+    return [
+        f"{group[0]['experiment']}: {percent([run['test_accuracy'] for run in group])} of the test images "
+        f"({seeds(sorted(run['seed'] for run in group))}; mean and standard deviation)"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def inline(figure: Figure) -> str:
+    return _data_uri(figures.svg(figure).encode(), "image/svg+xml")
+
+
+def _shown(split: Split, probabilities: np.ndarray, index: int, names: Sequence[str]) -> dict[str, str]:
+    """An image with what is to be said below it."""
+    written = io.BytesIO()
+    pixels = split.images[index]
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(written, format="png")
+    return {
+        "picture": _data_uri(written.getvalue(), "image/png"),
+        "label": names[split.labels[index]],
+        "predicted": names[probabilities[index].argmax()],
+        "confidence": f"{probabilities[index].max():.1%} sure",
+    }
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
