@@ -12,7 +12,7 @@ from cifar_flax.commandline import Parser, exit_code
 from cifar_flax.data import Split, load
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import Classifier, load_run
-from cifar_flax.programs import place
+from cifar_flax.programs import evaluate_all, place
 from cifar_flax.steps import data_mesh, make_evaluate, replicated
 
 
@@ -31,14 +31,13 @@ def evaluate(classifier: Classifier, split: Split) -> dict[str, Any]:
     batch_size = classifier.config.eval_batch_size
     program = make_evaluate(classifier.model, num_classes=len(names), batch_size=batch_size, mesh=mesh)
     placed = place(split, len(split), replicated(mesh))
-    metrics, logits = program(classifier.params, classifier.batch_stats, *placed, np.int32(len(split)))
-    loss, accuracy = metrics.means()
-    right = np.asarray(logits)[: len(split)].argmax(-1) == split.labels
+    found = evaluate_all(program, classifier, (*placed, np.int32(len(split))))
+    right = found.predicted == split.labels
     by_class = {name: right[split.labels == label] for label, name in enumerate(names)}
     return {
         "num_images": len(split),
-        "loss": loss,
-        "accuracy": accuracy,
+        "loss": found.loss,
+        "accuracy": found.accuracy,
         "accuracy_by_class": {name: float(r.mean()) if len(r) else None for name, r in by_class.items()},
     }
 

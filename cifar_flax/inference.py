@@ -21,8 +21,7 @@ from cifar_flax.config import differences
 from cifar_flax.errors import BadInput
 from cifar_flax.layers import resolve_lowering
 from cifar_flax.metrics import Metrics
-from cifar_flax.models import MODELS
-from cifar_flax.optimizers import make_optimizer
+from cifar_flax.programs import make_model, optimizer_of
 from cifar_flax.records import Records
 from cifar_flax.state import TrainState, create_train_state
 from cifar_flax.steps import data_mesh, replicated
@@ -91,11 +90,10 @@ def load_run(workdir: str | Path) -> Classifier:
     if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
         raise BadInput(f"--workdir: the run in {workdir} has no checkpoint yet; an epoch must have been finished")
     config, run, device = ConfigDict(records.config), records.run, jax.devices()[0]
-    same_platform = run["platform"] == device.platform
-    lowering = config.lowering if same_platform else resolve_lowering("auto", device.platform)
-    model = MODELS[config.model](len(run["class_names"]), dtype=jnp.dtype(config.dtype), lowering=lowering)
-    optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, 1)
-    create = partial(create_train_state, model, optimizer, image_shape=tuple(run["image_shape"]))
+    if run["platform"] != device.platform:
+        config.lowering = resolve_lowering("auto", device.platform)
+    model = make_model(config, len(run["class_names"]))
+    create = partial(create_train_state, model, optimizer_of(config, 1), image_shape=tuple(run["image_shape"]))
     like = jax.eval_shape(create, jax.random.key(0)), jax.eval_shape(Metrics.zero)
     state, progress = _read_best(workdir, abstract(like, replicated(data_mesh([device]))))
     if differences(progress["config"], config):

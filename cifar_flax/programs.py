@@ -53,15 +53,21 @@ def make_job(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]) ->
     steps_per_epoch = len(dataset.train) // config.batch_size
     num_steps = max(1, round(config.num_epochs * steps_per_epoch))
     return Job(
-        model=MODELS[config.model](dataset.num_classes, dtype=jnp.dtype(config.dtype), lowering=config.lowering),
-        optimizer=make_optimizer(
-            config.optimizer, config.learning_rate, config.schedule, config.weight_decay, num_steps
-        ),
+        model=make_model(config, dataset.num_classes),
+        optimizer=optimizer_of(config, num_steps),
         mesh=data_mesh(devices),
         batch_size=config.batch_size,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
     )
+
+
+def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
+    return MODELS[config.model](num_classes, dtype=jnp.dtype(config.dtype), lowering=config.lowering)
+
+
+def optimizer_of(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+    return make_optimizer(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, num_steps)
 
 
 def zero_metrics(job: Job) -> Metrics:
@@ -114,9 +120,15 @@ class Evaluation(NamedTuple):
     predicted: np.ndarray
 
 
-def evaluate_all(programs: Programs, state: TrainState, split: tuple[Array, Array, np.int32]) -> Evaluation:
-    """One pass over a split of `programs`."""
-    metrics, logits = programs.evaluate(state.params, state.batch_stats, *split)
+def evaluate_all(program: Any, network: Any, split: tuple[Array, Array, np.int32]) -> Evaluation:
+    """One pass of the program of evaluation over a split.
+
+    Args:
+        program: of `make_evaluate`.
+        network: what has `params` and `batch_stats`: a TrainState, a Classifier.
+        split: placed images and labels, and how many of them count.
+    """
+    metrics, logits = program(network.params, network.batch_stats, *split)
     count = int(split[2])
     if int(metrics.num_images) != count:
         raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {count} images")

@@ -318,7 +318,7 @@ def finish_epoch(job: Job, programs: Programs, position: Position, epoch: int) -
     """Validates, and turns the epoch's sums into a line of metrics.jsonl."""
     state, metrics, epochs, seconds = position
     train_loss, train_accuracy = metrics.means()
-    validation = evaluate_all(programs, state, programs.validation)
+    validation = evaluate_all(programs.evaluate, state, programs.validation)
     if not math.isfinite(validation.loss):
         raise Diverged(f"the validation loss after step {int(state.step)} (epoch {epoch}) is not finite")
     line = {
@@ -374,4 +374,4 @@ def test_best(job: Job, programs: Programs, position: Position, checkpoints: Che
         (state, _), _ = read(checkpoints.best, step, like)
     except Damaged as error:
         raise BadInput(f"--workdir: {error}; it cannot be tested") from error
-    return evaluate_all(programs, state, programs.test)
+    return evaluate_all(programs.evaluate, state, programs.test)

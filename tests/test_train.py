@@ -18,6 +18,8 @@ from cifar_flax import checkpoints, console, events, programs, train
 from cifar_flax.errors import BadInput, Diverged, Interrupted
 from cifar_flax.train import train_and_evaluate
 
+NUM_VALIDATION, NUM_TEST = 21, 27  # of the tiny dataset
+
 
 @pytest.fixture
 def single_steps(monkeypatch):
@@ -271,10 +273,10 @@ def test_best_and_newest_survive_worsening_validation(tiny_config, tmp_path, mon
     evaluate_all = train.evaluate_all
     splits = []
 
-    def worsening(programs, state, split):
+    def worsening(program, state, split):
         splits.append(split)
-        found = evaluate_all(programs, state, split)
-        return found._replace(loss=next(losses)) if split is programs.validation else found
+        found = evaluate_all(program, state, split)
+        return found._replace(loss=next(losses)) if int(split[2]) == NUM_VALIDATION else found
 
     monkeypatch.setattr(train, "evaluate_all", worsening)
     tiny_config.num_epochs = 4.0
@@ -289,9 +291,9 @@ def test_the_test_accuracy_is_that_of_the_best_checkpoint(tiny_config, tmp_path,
     evaluated = []
     evaluate_all = train.evaluate_all
 
-    def spy(programs, state, split):
-        evaluated.append((int(state.step), split is programs.test))
-        return evaluate_all(programs, state, split)
+    def spy(program, state, split):
+        evaluated.append((int(state.step), int(split[2]) == NUM_TEST))
+        return evaluate_all(program, state, split)
 
     monkeypatch.setattr(train, "evaluate_all", spy)
     record = train_and_evaluate(tiny_config, tmp_path, ONE)

@@ -47,7 +47,7 @@ class Ours:
             assert not diverged
 
     def evaluate(self) -> float:
-        return evaluate_all(self.programs, self.state, self.programs.test).accuracy
+        return evaluate_all(self.programs.evaluate, self.state, self.programs.test).accuracy
 
 
 def build(network: str, images: Images, batch_size: int, augment: str = "none") -> Ours:
