@@ -61,7 +61,7 @@ def base_config() -> ConfigDict:
     # Random changes of training images: none, or shift_flip (a tenth of the side each way, and mirrored or not).
     config.augment = "none"
 
-    # adam (eps 1e-7 as in Keras) or sgd (Nesterov momentum 0.9).
+    # adam or rmsprop (eps 1e-7 as in Keras), or sgd (Nesterov momentum 0.9).
     config.optimizer = "adam"
     # Step size, at the start of the schedule.
     config.learning_rate = 1e-3

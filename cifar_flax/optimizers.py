@@ -5,9 +5,10 @@ from collections.abc import Callable
 import jax
 import optax
 
-# eps is Keras' default, as the reference trained with; optax' own is 1e-8
+# decay and eps are Keras' defaults, as the reference trained with; optax' own eps is 1e-8
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam": lambda: optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-7),
+    "rmsprop": lambda: optax.scale_by_rms(decay=0.9, eps=1e-7),
     "sgd": lambda: optax.trace(decay=0.9, nesterov=True),
 }
 

@@ -32,6 +32,14 @@ def test_adam_is_optax_adam_with_keras_epsilon():
     assert float(ours[0]["kernel"][0, 1]) == pytest.approx(-1e-3 / 1.1, rel=1e-4)
 
 
+def test_rmsprop_is_that_of_keras():
+    """The mean square after n steps at a gradient g is (1 - 0.9^n) g^2; Keras adds its epsilon below the root."""
+    for n, update in enumerate(updates(make_optimizer("rmsprop", 1e-3, "constant", 0.0, 10), 3), 1):
+        for gradient, step in ((0.5, update["kernel"][0, 0]), (1e-6, update["kernel"][0, 1])):
+            mean_square = (1 - 0.9**n) * gradient**2
+            assert float(step) == pytest.approx(-1e-3 * gradient / np.sqrt(mean_square + 1e-7), rel=1e-4)
+
+
 def test_sgd_has_nesterov_momentum():
     """With momentum m the first steps are -lr g (1 + m) and -lr g (1 + m + m^2)."""
     first, second = updates(make_optimizer("sgd", 0.1, "constant", 0.0, 10), 2)
