@@ -126,11 +126,10 @@ def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    # not Orbax' own read_only: it says so in a warning, every time
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=None if read_only else keep,  # Orbax warns of what a reader has no use for
-        save_interval_steps=0 if read_only else 1,
+        max_to_keep=None if read_only else keep,
         create=not read_only,
-        read_only=read_only,
         cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=False,
     )

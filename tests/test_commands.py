@@ -46,6 +46,17 @@ def test_evaluate_gives_the_recorded_numbers_again_to_the_last_digit(workdir, ru
     assert (found["loss"], found["accuracy"]) == recorded
 
 
+def test_loading_a_run_says_nothing_and_changes_nothing(workdir, caplog, capfd):
+    left = workdir / "checkpoints" / "best" / "9.orbax-checkpoint-tmp-1"  # as a killed process leaves it
+    left.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    load_run(workdir)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+    assert capfd.readouterr() == ("", "")
+    left.rmdir()
+
+
 def test_evaluate_is_readable_and_says_when_a_run_is_unfinished(workdir, run, capsys):
     text = output(evaluate, capsys, "--workdir", workdir)
     assert f"test: 27 images, loss {run['test_loss']:.4f}, accuracy {run['test_accuracy']:.2%}" in text
