@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow torture lint
+.PHONY: demo test slow results torture lint
 
 demo: .venv/installed
 	$(BIN)/python -m cifar_flax.main --config experiments/cnn_augmented.py:demo
@@ -14,6 +14,9 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+results: .venv/installed
+	$(BIN)/python -m benchmarks.publish
 
 torture: .venv/installed
 	$(BIN)/python -m benchmarks.torture

@@ -148,7 +148,7 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine, "batch_size": options.batch_size, "networks": networks}
     path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written {path}; python -m benchmarks.table puts it into the README")
+    print(f"written {path}; make results puts it into the README")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,11 @@
-"""`python -m benchmarks.table`: writes the tables in README.md and docs/performance.md anew, from the records."""
+"""Tables out of the records of the benchmarks."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.contestants import FLUSHED, PEERS, US, USUAL_LOOP
 
-ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/performance.md", "docs/reliability.md")
 TITLES = {"mlp": "MLP", "cnn": "CNN", "alexnet": "AlexNet"}
 
 
@@ -120,36 +116,3 @@ def torture(record: dict[str, Any]) -> str:
         f"run that was killed: `cnn_augmented` on drawings, {record['fields']['num_epochs']} epochs, a checkpoint "
         f"every {record['fields']['save_seconds']} s, a kill within {record['kill_within_seconds']:.0f} s of a start."
     )
-
-
-def made() -> dict[str, str]:
-    """Every generated part by its name."""
-    speed = json.loads((ROOT / "results/speed_cpu.json").read_text())
-    start = json.loads((ROOT / "results/startup_cpu.json").read_text())
-    killed = json.loads((ROOT / "results/torture.json").read_text())
-    return {
-        "speed": summary(speed),
-        "speed in detail": details(speed),
-        "start-up": startup(start),
-        "torture": torture(killed),
-    }
-
-
-def with_tables(text: str, parts: dict[str, str]) -> str:
-    """The page with what lies between each part's two marks replaced."""
-    for name, part in parts.items():
-        begin, end = f"<!-- {name}: python -m benchmarks.table -->", f"<!-- end of {name} -->"
-        before, found, rest = text.partition(begin)
-        if found:
-            text = f"{before}{begin}\n{part}\n{end}{rest.partition(end)[2]}"
-    return text
-
-
-def main() -> None:
-    for page in PAGES:
-        path = ROOT / page
-        path.write_text(with_tables(path.read_text(), made()))
-
-
-if __name__ == "__main__":
-    main()

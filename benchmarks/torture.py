@@ -1,7 +1,7 @@
 """`make torture`: kills a run again and again, damages its files, feeds the readers rubbish; nothing may change or lie.
 
 The report, results/torture.json, is written after every try: stopped and started again, it goes on. docs/reliability.md
-shows it (`python -m benchmarks.table`). All in all it takes about an hour on two cores.
+shows it (`make results`). All in all it takes about an hour on two cores.
 """
 
 import argparse

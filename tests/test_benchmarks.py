@@ -1,11 +1,11 @@
-"""The benchmark's own numbers: counted work, our contestant, and tables that say what the records say."""
+"""The benchmark's own numbers: counted work, our contestant, and every round kept."""
 
 import json
 
 import numpy as np
 import pytest
 
-from benchmarks import contestants, roofline, table
+from benchmarks import contestants, publish, roofline
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,9 @@ def test_our_contestant_trains_past_an_epoch_and_evaluates():
 
 
 def test_a_record_keeps_every_round_of_everyone():
-    record = json.loads((table.ROOT / "results/speed_cpu.json").read_text())
+    record = json.loads((publish.RESULTS / "speed_cpu.json").read_text())
     assert set(record["networks"]) == {"mlp", "cnn", "alexnet"}
     for network in record["networks"].values():
         assert set(contestants.CONTESTANTS) - {contestants.AUGMENTED} <= set(network["contestants"])
         for measured in network["contestants"].values():
             assert len(measured["train"]) == len(measured["evaluate"]) >= 3
-
-
-@pytest.mark.parametrize("page", table.PAGES)
-def test_published_tables_are_those_of_the_records(page):
-    text = (table.ROOT / page).read_text()
-    assert "python -m benchmarks.table -->" in text
-    assert table.with_tables(text, table.made()) == text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_flax.main import parse
+from cifar_flax import main, sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,10 +19,11 @@ COMMANDS = re.findall(r"^(?:python -m cifar_flax\.\w+|make|pip|tensorboard) ?.*$
 
 def test_every_training_command_is_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
-    training = [command.split("#")[0].split()[3:] for command in COMMANDS if "cifar_flax.main" in command]
-    assert len(training) >= 3
-    for arguments in training:
-        parse(arguments)
+    for name, understand, count in (("main", main.parse, 3), ("sweep", sweep.parse, 1)):
+        training = [command.split("#")[0].split()[3:] for command in COMMANDS if f"cifar_flax.{name}" in command]
+        assert len(training) >= count
+        for arguments in training:
+            understand(arguments)
 
 
 def test_make_has_every_target_that_is_named():
@@ -89,8 +90,8 @@ def test_a_dataset_of_ones_own_and_the_commands_on_a_run(copy):
     assert code == 0, out
     (copy / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "demo_predictions.png", copy / "docs")
-    on_a_run = [command.split()[1:] for command in COMMANDS if "--workdir runs/cnn_augmented_demo" in command]
-    assert len(on_a_run) == 3
+    on_a_run = [command.split()[1:] for command in COMMANDS if "runs/cnn_augmented_demo" in command]
+    assert len(on_a_run) == 4
     for words in on_a_run:
         code, out = run(copy, *words)
         assert code == 0, out
