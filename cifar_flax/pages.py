@@ -48,8 +48,8 @@ def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs:
         "matrix": matrix(counts, names) if len(names) <= MOST_CLASSES else None,
         "confusion": [("confusion matrix", inline(figures.confusion_matrix(counts, names)))],
         "calibration": (
-            f"Expected calibration error {calibration.error:.2%}: so far is the confidence from the share that is "
-            f"right, on average over the {split_name} images. Mean confidence {probabilities.max(-1).mean():.2%}."
+            f"Expected calibration error {calibration.error:.2%}: the mean distance, over the {split_name} images, "
+            f"between confidence and share that is right. Mean confidence {probabilities.max(-1).mean():.2%}."
         ),
         "reliability": [("share that is right by confidence", inline(figures.reliability(calibration)))],
         "predictions": [_shown(split, probabilities, index, names) for index in shown],
