@@ -83,7 +83,7 @@ def summary(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
 
 def conditions(found: dict[str, list[Records]]) -> str:
     runs = [records.run for several in found.values() for records in several]
-    machines = sorted({f"{run['processor']} ({run['num_cpus']} CPUs, {run['platform']})" for run in runs})
+    machines = sorted({f"{run['processor']}, {run['platform']}, CPUs: {run['num_cpus']}" for run in runs})
     versions = sorted({f"jax {run['versions']['jax']}, flax {run['versions']['flax']}" for run in runs})
     return (
         "Mean and standard deviation over the seeds, of the epoch with the lowest validation loss of each run, tested "

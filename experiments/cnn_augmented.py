@@ -1,7 +1,7 @@
 """CNN with augmentation: the same network sees every image shifted and mirrored anew in each epoch.
 
 Source:      the reference notebook, section 1.6 (one run: 74.79 % test accuracy)
-Result:      no run is published yet
+Result:      73.52 ± 0.49 % test accuracy, seeds 0 to 4 (docs/results.md)
 Network:     three times 2x2 convolution (16, 32, 64), ReLU, 2x2 max-pool; dropout 0.3; 500; dropout 0.4; 10
 Parameters:  528,054
 Recipe:      Adam 1e-3, batch 32, 20 epochs, shift and flip; the checkpoint with the lowest validation loss is tested
