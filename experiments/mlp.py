@@ -1,7 +1,7 @@
 """MLP: the reference's feedforward network, without augmentation.
 
 Source:      the reference notebook, section 1.4 (one run: 44.22 % test accuracy)
-Result:      no run is published yet
+Result:      44.54 ± 0.31 % test accuracy, seeds 0 to 4 (docs/results.md)
 Network:     flatten, 1000, 512, 10; ReLU, dropout 0.2 and 0.2
 Parameters:  3,590,642
 Recipe:      Adam 1e-3, batch 32, 20 epochs; the checkpoint with the lowest validation loss is tested

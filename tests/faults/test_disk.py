@@ -124,6 +124,6 @@ def test_a_long_run_needs_no_more_memory_files_or_threads_than_a_short_one(tiny_
     tiny_config.num_epochs = 40.0
     train_and_evaluate(tiny_config, tmp_path, ONE)
     (memory, files, threads), (memory_after, files_after, threads_after) = seen[9], seen[-1]
-    assert memory_after < memory + 8, json.dumps(seen)
+    assert memory_after < memory + 16, json.dumps(seen)  # MiB; malloc takes eight at once now and then
     assert files_after <= files
     assert threads_after <= threads
