@@ -9,23 +9,24 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import accuracy, table
 from cifar_flax.commandline import Parser, exit_code
 from cifar_flax.durable import replacing
 from cifar_flax.figures import svg
+from cifar_flax.records import Records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 PAGES = ("README.md", "docs/results.md", "docs/performance.md", "docs/reliability.md")
 
 
-def tables() -> dict[str, str]:
+def tables(found: dict[str, list[Records]], reference: dict[str, Any]) -> dict[str, str]:
     """Every generated part of a page, by its name."""
     speed, startup, torture = (
         json.loads((RESULTS / f"{name}.json").read_text()) for name in ("speed_cpu", "startup_cpu", "torture")
     )
-    found, reference = accuracy.experiments(RESULTS), accuracy.reference(RESULTS)
     return {
         "accuracy": accuracy.summary(found, reference),
         "accuracy in detail": accuracy.details(found, reference),
@@ -54,7 +55,8 @@ def with_result(card: str, result: str) -> str:
 
 def published() -> dict[Path, str]:
     """The text of every published file, as the records have it."""
-    parts, found, reference = tables(), accuracy.experiments(RESULTS), accuracy.reference(RESULTS)
+    found, reference = accuracy.experiments(RESULTS), accuracy.reference(RESULTS)
+    parts = tables(found, reference)
     files = {ROOT / page: with_tables((ROOT / page).read_text(), parts) for page in PAGES}
     for path in sorted((ROOT / "experiments").glob("*.py")):
         files[path] = with_result(path.read_text(), accuracy.card(found.get(path.stem, [])))

@@ -163,6 +163,11 @@ def predictions(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, c
     return figure
 
 
+def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts [K, K] of images with labels [N] and predicted classes [N]: rows are the true classes."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
+
+
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Counts [K, K] of test images: rows are the true classes, columns the predicted ones."""
     with mpl.rc_context(STYLE):

@@ -42,6 +42,5 @@ class Gallery:
         test, names = dataset.test, dataset.class_names
         shown = np.random.default_rng(seed).permutation(len(test))[:32]
         self._add("predictions", figures.predictions(test.images[shown], test.labels[shown], predicted[shown], names))
-        pairs = test.labels * len(names) + predicted
-        counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
+        counts = figures.count_confusions(test.labels, predicted, len(names))
         self._add("confusion_matrix", figures.confusion_matrix(counts, names))

@@ -34,7 +34,7 @@ def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs:
     probabilities = classifier(split.images)
     predicted = probabilities.argmax(-1)
     names, run = classifier.class_names, classifier.run
-    counts = confusion(split.labels, predicted, len(names))
+    counts = figures.count_confusions(split.labels, predicted, len(names))
     calibration = calibrate(probabilities, split.labels)
     shown = np.random.default_rng(classifier.config.seed).permutation(len(split))[:NUM_PREDICTIONS]
     wrong = np.flatnonzero(predicted != split.labels)
@@ -76,11 +76,6 @@ def page(**contents: Any) -> str:
     place = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=place, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html").render({"run": None} | contents)
-
-
-def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts [K, K] of images: rows are the true classes, columns the predicted ones."""
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
 
 
 def result(classifier: Classifier, split_name: str, accuracy: float) -> str:
