@@ -30,6 +30,9 @@ CHOICES: dict[str, Collection[str]] = {
     "lowering": ("auto", *LOWERINGS),
 }
 
+# Fields that are arguments of the network where they are set; it must have them.
+MODEL_SETTINGS = ("dropout", "normalize")
+
 
 def base_config() -> ConfigDict:
     """The reference's recipe with its plain CNN; locked, so that an unknown field is an error."""
@@ -45,12 +48,17 @@ def base_config() -> ConfigDict:
     # Validation images: the first so many of the training set. `synthetic` has 1,000 for it and gives no more.
     config.num_validation = 5_000
 
-    # Network: mlp, cnn or alexnet.
+    # Network: mlp, cnn, alexnet or airbench.
     config.model = "cnn"
     # Type of the computation: float32 or bfloat16. Parameters are float32 always.
     config.dtype = "float32"
     # Convolutions and poolings by XLA (`library`) or as matrix products (`patches`); auto: patches on CPUs.
     config.lowering = "auto"
+
+    # Whether images are normalised: minus the mean of the training images, over their standard deviation, by channel.
+    config.normalize = False
+    # Rate of every dropout layer, in [0, 1); unset: what the network's own layers say.
+    config.dropout = config_dict.placeholder(float)
 
     # Passes over the training images; a fraction ends the run within the last one.
     config.num_epochs = 20.0
@@ -58,17 +66,36 @@ def base_config() -> ConfigDict:
     config.batch_size = 32
     # Images per step of evaluation, over all devices.
     config.eval_batch_size = 200
-    # Random changes of training images: none, or shift_flip (a tenth of the side each way, and mirrored or not).
+    # Random changes of training images: none; shift_flip, the reference's (a tenth of the side each way, bilinear, and
+    # mirrored or not); translate_flip (whole pixels, reflected at the edges, and mirrored in every other epoch).
     config.augment = "none"
+    # Pixels that translate_flip moves an image at most.
+    config.max_translation = 4
 
-    # adam or rmsprop (eps 1e-7 as in Keras), or sgd (Nesterov momentum 0.9).
+    # adam or rmsprop (eps 1e-7 as in Keras), or sgd with Nesterov momentum.
     config.optimizer = "adam"
-    # Step size, at the start of the schedule.
+    # Share of the last direction that sgd keeps, in [0, 1).
+    config.momentum = 0.9
+    # Step size, at its highest.
     config.learning_rate = 1e-3
-    # constant, or cosine: down to zero at the last step.
+    # What follows the warm-up: constant, or down to the end by a cosine or in a straight line.
     config.schedule = "constant"
-    # Decoupled decay of the kernels per step, times the learning rate.
+    # Share of the steps in which the step size rises in a straight line; in [0, 1].
+    config.warmup = 0.0
+    # Step size at the first step of a warm-up and at the last step of a schedule, as shares of the highest.
+    config.start_scale = 0.0
+    config.end_scale = 0.0
+    # Decay per step, times the learning rate: of the kernels and decoupled from the gradient (AdamW); with sgd of all
+    # parameters and within the gradient, as in PyTorch.
     config.weight_decay = 0.0
+    # Step size of BatchNorm's biases, as a multiple of that of the other parameters.
+    config.norm_bias_scale = 1.0
+    # Epochs in which the bias of a whitening layer is trained; 0: all of them.
+    config.whitening_epochs = 0.0
+    # Steps from one averaging of the parameters and statistics to the next; 0: none. See averaging.py.
+    config.average_every = 0
+    # Share of the average that is kept per step of the network, at the end of the run; in [0, 1).
+    config.average_decay = 0.95
     # Share of the label that is spread over all classes, in training only; in [0, 1).
     config.label_smoothing = 0.0
 
@@ -149,7 +176,7 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {similar[0]!r}?" if similar else f"; possible: {', '.join(known)}"
 
 
-KINDS = {str: "a text", int: "a whole number", float: "a number"}
+KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
 
 
 def validate(config: ConfigDict) -> None:
@@ -168,27 +195,41 @@ def validate(config: ConfigDict) -> None:
     for field, choices in CHOICES.items():
         if config[field] not in choices:
             raise BadInput(f"config.{field}: no such {field} {config[field]!r}{nearest(config[field], list(choices))}")
+    for field in MODEL_SETTINGS:
+        usual = config[field] == known[field] or hasattr(MODELS[config.model], field)
+        _require(usual, config, field, f"no value, as the network {config.model} has no such setting")
+    _require(bool(config.dataset), config, "dataset", "'synthetic', the name of a TFDS set or a path")
+    _validate_numbers(config)
+
+
+def _validate_numbers(config: ConfigDict) -> None:
     for field in ("batch_size", "eval_batch_size", "num_validation"):
         _require(config[field] >= 1, config, field, "a whole number from 1")
     _require(config.eval_batch_size <= 2**16, config, "eval_batch_size", "at most 65536")
-    _require(0 < config.num_epochs <= sys.float_info.max, config, "num_epochs", "a number above 0")
-    _require(0 < config.save_seconds <= sys.float_info.max, config, "save_seconds", "a finite number above 0")
-    for field in ("learning_rate", "weight_decay"):
+    for field in ("num_epochs", "save_seconds"):
+        _require(0 < config[field] <= sys.float_info.max, config, field, "a finite number above 0")
+    for field in ("learning_rate", "weight_decay", "start_scale", "end_scale", "norm_bias_scale", "whitening_epochs"):
         _require(0 <= config[field] <= sys.float_info.max, config, field, "a finite number from 0")
-    _require(0 <= config.label_smoothing < 1, config, "label_smoothing", "a number from 0 to below 1")
+    for field in ("label_smoothing", "dropout", "momentum", "average_decay"):
+        _require(0 <= (config[field] or 0) < 1, config, field, "a number from 0 to below 1")
+    _require(0 <= config.warmup <= 1, config, "warmup", "a number from 0 to 1")
+    for field in ("max_translation", "average_every"):
+        _require(config[field] >= 0, config, field, "a whole number from 0")
     _require(0 <= config.seed < 2**32, config, "seed", "a whole number from 0 to 4294967295")
-    _require(bool(config.dataset), config, "dataset", "'synthetic', the name of a TFDS set or a path")
 
 
-def validate_sizes(config: ConfigDict, num_train: int, num_devices: int) -> None:
-    """Checks the batch sizes against the training set and the devices.
+def validate_sizes(config: ConfigDict, num_train: int, image_shape: tuple[int, int, int], num_devices: int) -> None:
+    """Checks the fields that depend on the training set and the devices.
 
     Raises:
-        BadInput: a batch larger than the set, or one that the devices do not divide.
+        BadInput: a batch larger than the set or one that the devices do not divide, or a translation beyond the image.
     """
     _require(
         config.batch_size <= num_train, config, "batch_size", f"at most the number of training images, {num_train}"
     )
+    if config.augment == "translate_flip":
+        most = min(image_shape[:2]) - 1
+        _require(config.max_translation <= most, config, "max_translation", f"at most {most} for images of this size")
     for field in ("batch_size", "eval_batch_size"):
         _require(config[field] % num_devices == 0, config, field, f"a multiple of the {num_devices} devices")
 
@@ -202,8 +243,10 @@ def _require(condition: bool, config: ConfigDict, field: str, possible: str) -> 
 def differences(stored: dict[str, Any], config: ConfigDict) -> list[str]:
     """The fields that change a run's numbers and differ, each as `field: stored -> asked for`.
 
-    More epochs are no difference where nothing before the stored end depends on their number.
+    More epochs are no difference where nothing before the stored end depends on their number. A field that came into
+    being after the run has its default.
     """
+    stored = with_defaults(stored)
     fields = sorted({*stored, *config} - set(NOT_PART_OF_THE_RECIPE))
     differing = [field for field in fields if stored.get(field) != config.get(field)]
     if "num_epochs" in differing and extends(stored, config):
@@ -211,8 +254,14 @@ def differences(stored: dict[str, Any], config: ConfigDict) -> list[str]:
     return [f"{field}: {stored.get(field)!r} -> {config.get(field)!r}" for field in differing]
 
 
+def with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored config, and the fields that it was written without."""
+    return {**base_config().to_dict(), **stored}
+
+
 def extends(stored: dict[str, Any], config: ConfigDict) -> bool:
     """Whether the config asks for more epochs of a run that would begin with the stored one, step by step."""
     before, now = stored.get("num_epochs"), config.num_epochs
+    constant = config.schedule == "constant" and config.warmup == 0 and config.average_every == 0
     whole = isinstance(before, int | float) and math.isfinite(before) and before == int(before)
-    return whole and now > before and config.schedule == "constant"
+    return whole and now > before and constant

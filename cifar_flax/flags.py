@@ -11,6 +11,16 @@ from cifar_flax.config import CHOICES, load_experiment, nearest, split_spec
 from cifar_flax.errors import BadInput
 
 
+def true_or_false(text: str) -> bool:
+    """Raises ValueError for any other word."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+TYPES = {bool: true_or_false}  # where the type itself does not read its text
+
+
 def parse(
     parser: Parser, argv: Sequence[str], default: str | None = None
 ) -> tuple[ConfigDict, Path, argparse.Namespace]:
@@ -36,7 +46,11 @@ def parse(
     for field, value in config.items():
         possible = "|".join(CHOICES.get(field, ())) or config.get_type(field).__name__
         fields.add_argument(
-            f"--config.{field}", type=config.get_type(field), default=value, metavar=possible, help=f"default: {value}"
+            f"--config.{field}",
+            type=TYPES.get(config.get_type(field), config.get_type(field)),
+            default=value,
+            metavar=possible,
+            help=f"default: {value}",
         )
     parser.add_argument("-h", "--help", action="help", help="show this and end")
     arguments, stray = parser.parse_known_args(argv)

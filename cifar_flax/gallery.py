@@ -7,7 +7,7 @@ from jax import Array
 from matplotlib.figure import Figure
 
 from cifar_flax import figures
-from cifar_flax.augment import AUGMENTATIONS
+from cifar_flax.augment import Augmentation, keep
 from cifar_flax.data import Dataset
 from cifar_flax.events import TensorBoard
 from cifar_flax.records import Records
@@ -25,13 +25,13 @@ class Gallery:
         figures.save(figure, self._folder / f"{name}.png")
         self._tensorboard.write_image(self._step, name, figures.pixels(figure))
 
-    def add_inputs(self, dataset: Dataset, augment: str, key: Array) -> None:
+    def add_inputs(self, dataset: Dataset, augmentation: Augmentation, key: Array) -> None:
         """What is trained on; `key` is the run's root of augmentation, so these are images of its first epoch."""
         train = dataset.train[:30]
         self._add("training_images", figures.labelled_images(train.images, train.labels, dataset.class_names))
-        if augment != "none":
+        if augmentation is not keep:
             images, indices = jnp.asarray(train.images[:6], jnp.float32), jnp.arange(len(train.images[:6]))
-            augmented = jax.jit(AUGMENTATIONS[augment])(key, images, indices, jnp.int32(0))
+            augmented = jax.jit(augmentation)(key, images, indices, jnp.int32(0))
             self._add("augmented_images", figures.augmented_images(train.images[:6], np.asarray(augmented, np.uint8)))
 
     def add_curves(self, epochs: list[dict[str, float]]) -> None:

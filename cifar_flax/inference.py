@@ -17,11 +17,12 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from cifar_flax.checkpoints import Checkpoints, Damaged, abstract, read
-from cifar_flax.config import differences
+from cifar_flax.config import differences, with_defaults
 from cifar_flax.errors import BadInput
 from cifar_flax.layers import resolve_lowering
 from cifar_flax.metrics import Metrics
-from cifar_flax.programs import make_model, optimizer_of
+from cifar_flax.optimizers import make_optimizer
+from cifar_flax.programs import make_model
 from cifar_flax.records import Records
 from cifar_flax.state import TrainState, create_train_state
 from cifar_flax.steps import data_mesh, replicated
@@ -89,12 +90,13 @@ def load_run(workdir: str | Path) -> Classifier:
         raise BadInput(f"--workdir: {workdir / 'run.json'} lacks {', '.join(unknown)}; train the run again")
     if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
         raise BadInput(f"--workdir: the run in {workdir} has no checkpoint yet; an epoch must have been finished")
-    config, run, device = ConfigDict(records.config), records.run, jax.devices()[0]
+    config, run, device = ConfigDict(with_defaults(records.config)), records.run, jax.devices()[0]
     if run["platform"] != device.platform:
         config.lowering = resolve_lowering("auto", device.platform)
     model = make_model(config, len(run["class_names"]))
-    create = partial(create_train_state, model, optimizer_of(config, 1), image_shape=tuple(run["image_shape"]))
-    like = jax.eval_shape(create, jax.random.key(0)), jax.eval_shape(Metrics.zero)
+    create = partial(create_train_state, model, make_optimizer(config, 1, 1), averaged=bool(config.average_every))
+    image = jnp.zeros((1, *run["image_shape"]), jnp.uint8)
+    like = jax.eval_shape(create, jax.random.key(0), image), jax.eval_shape(Metrics.zero)
     state, progress = _read_best(workdir, abstract(like, replicated(data_mesh([device]))))
     if differences(progress["config"], config):
         raise BadInput(f"--workdir: {workdir / 'config.json'} is not the config of the best checkpoint; restore it")

@@ -1,4 +1,4 @@
-"""Convolution and max-pooling, lowered in two ways, and how kernels start.
+"""Convolution and max-pooling, lowered in two ways, how kernels start, and normalised inputs.
 
 Of the lowerings, `library` is XLA's own, `patches` is for CPUs.
 
@@ -21,6 +21,26 @@ from jax import Array, lax
 DEEP = 64  # input channels from which on each row of a kernel is a product of its own
 LARGE = 1 << 22  # numbers in a dense kernel from which on its products are turned
 KERNEL_INIT = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
+
+
+class Normalize(nn.Module):
+    """Images minus the mean of the training images, over their standard deviation, channel by channel.
+
+    Both are measured on the images that `init` is given, and kept among the `batch_stats`.
+    """
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """[B, H, W, C] -> the same shape and dtype."""
+        mean = self.variable("batch_stats", "mean", _mean_by_channel, images)
+        variance = self.variable("batch_stats", "variance", lambda: _mean_by_channel((images - mean.value) ** 2))
+        # a channel that never changes stays zero
+        return (images - mean.value) / jnp.sqrt(jnp.maximum(variance.value, 1e-6))
+
+
+def _mean_by_channel(images: Array) -> Array:
+    """[B, H, W, C] -> [1, 1, 1, C]."""
+    return images.mean((0, 1, 2), keepdims=True)
 
 
 class Lowering(NamedTuple):

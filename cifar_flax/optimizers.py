@@ -4,34 +4,94 @@ from collections.abc import Callable
 
 import jax
 import optax
+from ml_collections import ConfigDict
 
 # decay and eps are Keras' defaults, as the reference trained with; optax' own eps is 1e-8
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-    "adam": lambda: optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-7),
-    "rmsprop": lambda: optax.scale_by_rms(decay=0.9, eps=1e-7),
-    "sgd": lambda: optax.trace(decay=0.9, nesterov=True),
+OPTIMIZERS: dict[str, Callable[[ConfigDict], optax.GradientTransformation]] = {
+    "adam": lambda _config: optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-7),
+    "rmsprop": lambda _config: optax.scale_by_rms(decay=0.9, eps=1e-7),
+    "sgd": lambda config: optax.trace(decay=config.momentum, nesterov=True),
 }
 
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "constant": lambda learning_rate, _num_steps: optax.constant_schedule(learning_rate),
-    "cosine": lambda learning_rate, num_steps: optax.cosine_decay_schedule(learning_rate, num_steps),
+# how the learning rate goes from `peak` to `end` over `num_steps` steps, behind the warm-up
+SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
+    "constant": lambda peak, _end, _num_steps: optax.constant_schedule(peak),
+    "cosine": lambda peak, end, num_steps: optax.cosine_decay_schedule(peak, num_steps, end / peak if peak else 0.0),
+    "linear": lambda peak, end, num_steps: optax.linear_schedule(peak, end, num_steps),
 }
 
 
-def make_optimizer(
-    name: str, learning_rate: float, schedule: str, weight_decay: float, num_steps: int
-) -> optax.GradientTransformation:
+def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+    """The learning rate by step: linear from `start_scale` up to 1 within the warm-up, then on to `end_scale`.
+
+    Both scales are shares of `config.learning_rate`, the warm-up is a share of the `num_steps` steps of the run.
+    """
+    peak, warmup_steps = config.learning_rate, round(config.warmup * num_steps)
+    end = config.end_scale * peak
+    after = SCHEDULES[config.schedule](peak, end, max(1, num_steps - warmup_steps))
+    if not warmup_steps:
+        return after
+    before = optax.linear_schedule(config.start_scale * peak, peak, warmup_steps)
+    return optax.join_schedules([before, after], [warmup_steps])
+
+
+def make_optimizer(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimizer of a run of `num_steps` steps.
 
-    `weight_decay` is decoupled from the gradient and scaled by the learning rate (AdamW: Loshchilov and Hutter, 2019);
-    biases and BatchNorm's scales are not decayed.
+    With adam and rmsprop the weight decay is decoupled from the gradient and spares biases and BatchNorm's scales
+    (AdamW: Loshchilov and Hutter, 2019). With sgd it is part of the gradient, of all parameters, as in PyTorch. Either
+    way it is scaled by the learning rate.
+
+    BatchNorm's biases take `config.norm_bias_scale` times the step, their decay apart (Jordan, 2024, "94% on CIFAR-10
+    in 3.29 Seconds on a Single GPU", section 3.4). The bias of a whitening layer is trained for the first
+    `config.whitening_epochs` epochs only (section 3.2), unless that is 0.
     """
-    return optax.chain(
-        OPTIMIZERS[name](),
-        optax.add_decayed_weights(weight_decay, mask=_is_kernel) if weight_decay else optax.identity(),
-        optax.scale_by_learning_rate(SCHEDULES[schedule](learning_rate, num_steps)),
-    )
+    schedule = optax.scale_by_learning_rate(make_schedule(config, num_steps))
+    norms = _scale(config.norm_bias_scale, _is_norm_bias)
+    if config.optimizer == "sgd":
+        parts = [norms, _decay(config.weight_decay, _is_any), OPTIMIZERS["sgd"](config), schedule]
+    else:
+        parts = [OPTIMIZERS[config.optimizer](config), norms, _decay(config.weight_decay, _is_kernel), schedule]
+    if config.whitening_epochs:
+        end = config.whitening_epochs * steps_per_epoch
+        stop = optax.scale_by_schedule(lambda step: step < end)
+        parts.append(optax.masked(stop, _where(_is_whitening_bias)))
+    return optax.chain(*parts)
 
 
-def _is_kernel(params: optax.Params) -> optax.Params:
-    return jax.tree.map(lambda array: array.ndim > 1, params)
+Which = Callable[[tuple[str, ...], jax.Array], bool]  # of a parameter's path, such as ("conv1", "kernel"), and itself
+
+
+def _scale(factor: float, which: Which) -> optax.GradientTransformation:
+    return optax.masked(optax.scale(factor), _where(which)) if factor != 1 else optax.identity()
+
+
+def _decay(weight_decay: float, which: Which) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(weight_decay, mask=_where(which)) if weight_decay else optax.identity()
+
+
+def _where(which: Which) -> Callable[[optax.Params], optax.Params]:
+    """The mask of a tree of parameters."""
+
+    def mask(params: optax.Params) -> optax.Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, array: which(tuple(str(entry.key) for entry in path), array), params
+        )
+
+    return mask
+
+
+def _is_any(_path: tuple[str, ...], _array: jax.Array) -> bool:
+    return True
+
+
+def _is_kernel(_path: tuple[str, ...], array: jax.Array) -> bool:
+    return array.ndim > 1
+
+
+def _is_norm_bias(path: tuple[str, ...], _array: jax.Array) -> bool:
+    return path[-1] == "bias" and path[-2].startswith("norm")
+
+
+def _is_whitening_bias(path: tuple[str, ...], _array: jax.Array) -> bool:
+    return path[-2:] == ("whiten", "bias")

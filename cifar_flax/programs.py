@@ -13,7 +13,9 @@ from jax import Array
 from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
-from cifar_flax.augment import AUGMENTATIONS
+from cifar_flax.augment import AUGMENTATIONS, Augmentation
+from cifar_flax.averaging import make_averaging
+from cifar_flax.config import MODEL_SETTINGS, base_config
 from cifar_flax.data import Dataset, Split
 from cifar_flax.metrics import Metrics
 from cifar_flax.models import MODELS
@@ -54,7 +56,7 @@ def make_job(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]) ->
     num_steps = max(1, round(config.num_epochs * steps_per_epoch))
     return Job(
         model=make_model(config, dataset.num_classes),
-        optimizer=optimizer_of(config, num_steps),
+        optimizer=make_optimizer(config, num_steps, steps_per_epoch),
         mesh=data_mesh(devices),
         batch_size=config.batch_size,
         steps_per_epoch=steps_per_epoch,
@@ -63,11 +65,13 @@ def make_job(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]) ->
 
 
 def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    return MODELS[config.model](num_classes, dtype=jnp.dtype(config.dtype), lowering=config.lowering)
+    usual = base_config()
+    settings = {field: config[field] for field in MODEL_SETTINGS if config[field] != usual[field]}
+    return MODELS[config.model](num_classes, dtype=jnp.dtype(config.dtype), lowering=config.lowering, **settings)
 
 
-def optimizer_of(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
-    return make_optimizer(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, num_steps)
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    return AUGMENTATIONS[config.augment](config.max_translation)
 
 
 def zero_metrics(job: Job) -> Metrics:
@@ -85,11 +89,12 @@ def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Datase
     train_steps = make_train_steps(
         job.model,
         job.optimizer,
-        AUGMENTATIONS[config.augment],
+        augmentation_of(config),
         batch_size=job.batch_size,
         steps_per_epoch=job.steps_per_epoch,
         label_smoothing=config.label_smoothing,
         mesh=job.mesh,
+        averaging=make_averaging(config, job.num_steps),
     )
     evaluate = make_evaluate(
         job.model, num_classes=dataset.num_classes, batch_size=config.eval_batch_size, mesh=job.mesh

@@ -19,6 +19,7 @@ class TrainState:
         params: the trained parameters.
         batch_stats: running statistics of BatchNorm; empty where the model has none.
         opt_state: optax' state.
+        average: (params, batch_stats) that `averaging.py` draws the network towards; None where it does not.
         rng: the seed's key, never changed: epoch and step are folded into its roots.
     """
 
@@ -26,6 +27,7 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any
     rng: Array
 
 
@@ -43,15 +45,26 @@ def split_roots(rng: Array) -> Roots:
 
 
 def create_train_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, rng: Array, image_shape: tuple[int, int, int]
+    model: nn.Module, optimizer: optax.GradientTransformation, rng: Array, images: Array, *, averaged: bool = False
 ) -> TrainState:
-    """The state before the first step, for images [B, *image_shape]. Pure: can be jitted, or only its shapes taken."""
-    variables = model.init(split_roots(rng).params, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    """The state before the first step. Pure: can be jitted, or only its shapes taken.
+
+    Args:
+        model: the network.
+        optimizer: optax' transformation.
+        rng: a jax.random key, the seed's.
+        images: [B, H, W, C] uint8, what the network may learn of the training images before its first step, as
+            `layers.Normalize` does. Jitted, nothing else is computed of them; for most networks only the shape counts.
+        averaged: whether the state has an average.
+    """
+    variables = model.init(split_roots(rng).params, images.astype(jnp.float32) / 255, train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.int32(0),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(variables["params"]),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        average=(params, batch_stats) if averaged else None,
         rng=rng,
     )
 

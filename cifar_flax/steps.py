@@ -16,6 +16,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cifar_flax.augment import Augmentation
+from cifar_flax.averaging import Averaging, keep
 from cifar_flax.metrics import Metrics, cross_entropy
 from cifar_flax.state import Roots, TrainState, split_roots
 
@@ -37,6 +38,7 @@ def make_train_steps(
     steps_per_epoch: int,
     label_smoothing: float,
     mesh: Mesh,
+    averaging: Averaging = keep,
 ) -> Any:
     """A jitted `train_steps(state, metrics, images, labels, stop) -> (state, metrics, diverged)`.
 
@@ -67,7 +69,8 @@ def make_train_steps(
             updates, _ = optimizer.update(*lax.optimization_barrier(old))
             _, opt_state = optimizer.update(*old)
             params = optax.apply_updates(state.params, updates)
-            return replace(state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+            step = state.step + 1
+            return averaging(replace(state, step=step, params=params, batch_stats=batch_stats, opt_state=opt_state))
 
         (loss, (losses, logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         finite = jnp.isfinite(loss)

@@ -22,7 +22,16 @@ from cifar_flax.interruption import Interruption
 from cifar_flax.layers import resolve_lowering
 from cifar_flax.machine import environment
 from cifar_flax.metrics import Metrics
-from cifar_flax.programs import Evaluation, Job, Programs, evaluate_all, make_job, make_programs, zero_metrics
+from cifar_flax.programs import (
+    Evaluation,
+    Job,
+    Programs,
+    augmentation_of,
+    evaluate_all,
+    make_job,
+    make_programs,
+    zero_metrics,
+)
 from cifar_flax.records import Records, alone
 from cifar_flax.state import TrainState, count_parameters, create_train_state, split_roots
 from cifar_flax.steps import replicated
@@ -86,7 +95,7 @@ def _train_and_evaluate(config: ConfigDict, records: Records, devices: list[jax.
     """The same, in a workdir that is this process' own."""
     began = time.perf_counter()
     dataset = load(config)
-    validate_sizes(config, len(dataset.train), len(devices))
+    validate_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
     console.first_screen(config, dataset, time.perf_counter() - began, devices, records.workdir)
     records.begin(config, identity(config, dataset) | environment(devices))
     with records.status(), Interruption() as interruption, Checkpoints(records.workdir) as checkpoints:
@@ -122,7 +131,7 @@ def train(
     if int(position.state.step) == 0:
         tensorboard.write_config(config.to_dict())
         key = split_roots(position.state.rng).augmentation
-        Gallery(records, tensorboard, step=0).add_inputs(dataset, config.augment, key)
+        Gallery(records, tensorboard, step=0).add_inputs(dataset, augmentation_of(config), key)
     for epoch in range(len(position.epochs) + 1, job.num_epochs + 1):
         stop = min(epoch * job.steps_per_epoch, job.num_steps)
         while True:
@@ -187,15 +196,16 @@ def restore_or_start(
         BadInput: there are checkpoints, but no sound one, or they are of another config.
     """
     create = jax.jit(
-        partial(create_train_state, job.model, job.optimizer, image_shape=dataset.image_shape),
+        partial(create_train_state, job.model, job.optimizer, averaged=bool(config.average_every)),
         out_shardings=replicated(job.mesh),
     )
     rng = jax.random.key(config.seed)
-    like = abstract((jax.eval_shape(create, rng), jax.eval_shape(Metrics.zero)), replicated(job.mesh))
+    beginning = rng, dataset.train.images
+    like = abstract((jax.eval_shape(create, *beginning), jax.eval_shape(Metrics.zero)), replicated(job.mesh))
     found = newest(checkpoints.latest, like)
     if found is None:
         refuse_lost_checkpoints(records, checkpoints)
-        return Position(create(rng), zero_metrics(job), epochs=[], seconds=0.0)
+        return Position(create(*beginning), zero_metrics(job), epochs=[], seconds=0.0)
     (state, metrics), stored = found
     differing = differences(stored["config"], config)
     if differing:

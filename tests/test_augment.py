@@ -7,7 +7,14 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 
-from cifar_flax.augment import AUGMENTATIONS, draw_shifts_and_flips, shift_and_flip, shift_and_flip_by
+from cifar_flax.augment import (
+    AUGMENTATIONS,
+    draw_shifts_and_flips,
+    shift_and_flip,
+    shift_and_flip_by,
+    translate_and_flip,
+    translate_and_flip_by,
+)
 
 SIDE = 32
 KEY = jax.random.key(0)
@@ -77,6 +84,49 @@ def test_each_image_is_augmented_by_itself():
     assert len(np.unique(offsets)) == offsets.size
 
 
+@pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (9, 7, 1)])
+def test_translation_is_a_crop_of_the_reflected_image(height, width, channels):
+    images = random_images(49, height, width, channels)
+    offsets = np.array([(y, x) for y in range(-3, 4) for x in range(-3, 4)])
+    flips = np.arange(49) % 2 == 0
+    ours = translate_and_flip_by(jnp.asarray(images), jnp.asarray(offsets), jnp.asarray(flips))
+    for image, (y, x), flip, mine in zip(images, offsets, flips, ours, strict=True):
+        padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="reflect")
+        expected = padded[3 - y : 3 - y + height, 3 - x : 3 - x + width]
+        np.testing.assert_array_equal(mine, expected[:, ::-1] if flip else expected)
+
+
+def test_every_translation_is_as_likely_and_half_of_the_images_are_mirrored_in_each_epoch():
+    """A picture of one bright pixel shows where it went, and beside it a dark one on which side it lies."""
+    count, images = 4_000, np.zeros((4_000, 9, 9, 1), np.float32)
+    images[:, 4, 4], images[:, 4, 5] = 2, 1
+    moved = translated(images, epoch=0)
+    places = np.argwhere(moved == 2)[:, 1:3]
+    tops, counts = np.unique(places[:, 0], return_counts=True)
+    assert tops.tolist() == [2, 3, 4, 5, 6]
+    assert counts.min() > 0.8 * count / 5
+    assert abs(mirrored(moved).mean() - 0.5) < 0.03
+
+
+def test_an_image_is_mirrored_in_every_other_epoch():
+    images = np.zeros((64, 9, 9, 1), np.float32)
+    images[:, 4, 4], images[:, 4, 5] = 2, 1
+    first, second, third = (mirrored(translated(images, epoch)) for epoch in range(3))
+    np.testing.assert_array_equal(first, ~second)
+    np.testing.assert_array_equal(first, third)
+    assert not np.array_equal(translated(images, 0), translated(images, 2))  # while it moves anew in each
+
+
+def translated(images, epoch):
+    indices = jnp.arange(len(images))
+    return np.asarray(translate_and_flip(KEY, jnp.asarray(images), indices, jnp.int32(epoch), reach=2))
+
+
+def mirrored(images):
+    """Whether the pixel of 1 lies left of that of 2, for each image [N, H, W, 1]."""
+    return np.argwhere(images == 1)[:, 2] < np.argwhere(images == 2)[:, 2]
+
+
 def test_no_augmentation_leaves_the_images():
     images = jnp.asarray(random_images(2))
-    assert AUGMENTATIONS["none"](KEY, images, jnp.arange(2), jnp.int32(0)) is images
+    assert AUGMENTATIONS["none"](0)(KEY, images, jnp.arange(2), jnp.int32(0)) is images

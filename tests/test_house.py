@@ -12,7 +12,7 @@ FLOORS = (
     {"errors"},
     {"commandline", "checksums", "durable", "machine", "spread", "calibration"},
     {"layers", "data", "figures", "records", "events", "augment", "metrics", "state", "optimizers", "interruption"},
-    {"models", "checkpoints"},
+    {"models", "checkpoints", "averaging"},
     {"config", "steps", "console", "gallery"},
     {"programs", "flags"},
     {"train", "inference"},

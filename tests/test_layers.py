@@ -1,4 +1,7 @@
-"""The `patches` lowering computes what flax' own layers compute, values and gradients, to TOLERANCE in float64."""
+"""The `patches` lowering computes what flax' own layers compute, values and gradients, to TOLERANCE in float64.
+
+And normalised inputs.
+"""
 
 from functools import partial
 
@@ -13,6 +16,7 @@ from cifar_flax.layers import (
     DEEP,
     LARGE,
     LOWERINGS,
+    Normalize,
     columns_dot_general,
     patches_conv,
     resolve_lowering,
@@ -160,3 +164,27 @@ def test_patches_of_a_batch_on_several_devices(channels):
 
     for many, one in zip(gradients(split, kernel), gradients(images, kernel), strict=True):
         np.testing.assert_allclose(many, one, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_images_are_normalised_by_those_that_init_was_given():
+    seen = np.random.default_rng(0).uniform(0.2, 0.9, (50, 6, 5, 3)).astype(np.float32) ** [1, 2, 3]
+    normalize, others = Normalize(), jnp.asarray(seen[:4]) / 2
+    variables = normalize.init(jax.random.key(0), jnp.asarray(seen))
+    mean, std = seen.mean((0, 1, 2)), seen.std((0, 1, 2))
+    np.testing.assert_allclose(normalize.apply(variables, others), (seen[:4] / 2 - mean) / std, rtol=1e-6)
+
+
+def test_many_images_are_normalised_as_exactly_as_few():
+    """45,000 images have 46 million pixels of each colour, more than float32 can count one by one."""
+    with jax.enable_x64(False):
+        image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1)) / np.float32(255)
+        images = jnp.broadcast_to(image, (20_000, 32, 32, 1))
+        variables = jax.jit(Normalize().init)(jax.random.key(0), images)
+        assert float(variables["batch_stats"]["mean"].squeeze()) == pytest.approx(image.mean(), rel=1e-4)
+        assert float(variables["batch_stats"]["variance"].squeeze()) == pytest.approx(image.var(), rel=1e-4)
+
+
+def test_a_colour_that_never_changes_becomes_zero():
+    images = jnp.full((2, 4, 4, 1), 0.5)
+    variables = Normalize().init(jax.random.key(0), images)
+    np.testing.assert_array_equal(Normalize().apply(variables, images), 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cifar_flax.commandline import choose_xla_options
-from cifar_flax.config import base_config, validate_sizes
+from cifar_flax.config import base_config, validate, validate_sizes
 from cifar_flax.errors import BadInput
 from cifar_flax.main import main, parse
 
@@ -74,7 +74,7 @@ def test_without_arguments_it_is_the_demo():
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 def test_every_experiment_fits_the_usual_numbers_of_devices(devices):
     for name in EXPERIMENTS:
-        validate_sizes(parse(["--config", f"experiments/{name}.py"])[0], 8_000, devices)
+        validate_sizes(parse(["--config", f"experiments/{name}.py"])[0], 8_000, (32, 32, 3), devices)
 
 
 def test_the_reference_recipe():
@@ -82,12 +82,15 @@ def test_the_reference_recipe():
         config, _ = parse(["--config", f"experiments/{name}.py"])
         recipe = (config.optimizer, config.learning_rate, config.batch_size, config.num_epochs, config.num_validation)
         assert recipe == ("adam", 1e-3, 32, 20.0, 5_000)
+        beyond = (config.schedule, config.warmup, config.weight_decay, config.label_smoothing, config.normalize)
+        assert beyond == ("constant", 0.0, 0.0, 0.0, False)
+        assert config.dropout is None
         assert config.augment == ("shift_flip" if name in ("cnn_augmented", "alexnet") else "none")
 
 
 def test_no_field_is_none_but_a_placeholder():
     config = base_config()
-    assert [field for field in config if config[field] is None] == ["data_dir"]
+    assert [field for field in config if config[field] is None] == ["data_dir", "dropout"]
     assert config.get_type("data_dir") is str
 
 
@@ -108,6 +111,15 @@ MISTAKES = {
     "augment": (["--config.augment=flip"], ["config.augment", "shift_flip"]),
     "lowering": (["--config.lowering=x"], ["config.lowering", "patches"]),
     "dtype": (["--config.dtype=float16"], ["config.dtype", "bfloat16"]),
+    "neither_true_nor_false": (["--config.normalize=maybe"], ["--config.normalize", "'maybe'"]),
+    "dropout": (["--config.dropout=1"], ["config.dropout", "1", "below 1"]),
+    "momentum": (["--config.momentum=1"], ["config.momentum", "1", "below 1"]),
+    "average": (["--config.average_every=-5"], ["config.average_every", "-5"]),
+    "warmup": (["--config.warmup=1.5"], ["config.warmup", "1.5", "from 0 to 1"]),
+    "translation": (
+        ["--config.augment=translate_flip", "--config.max_translation=32"],
+        ["config.max_translation", "32", "at most 31"],
+    ),
     "batch_size": (["--config.batch_size=0"], ["config.batch_size", "0", "from 1"]),
     "large_batch": (["--config.batch_size=8001"], ["config.batch_size", "8001", "8000"]),
     "epochs": (["--config.num_epochs=-1"], ["config.num_epochs", "-1"]),
@@ -118,6 +130,15 @@ MISTAKES = {
     "seed": (["--config.seed=-1"], ["config.seed", "-1"]),
     "dataset": (["--config.dataset="], ["config.dataset", "synthetic"]),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), [("normalize", True), ("dropout", 0.5)])
+def test_a_setting_that_the_network_does_not_have_is_a_mistake(field, value, tiny_config):
+    tiny_config[field] = value
+    with pytest.raises(
+        BadInput, match=f"^config.{field}: {value} is not possible; .* network tiny has no such setting"
+    ):
+        validate(tiny_config)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -189,7 +210,7 @@ def test_every_experiment_runs_as_smoke(name, tmp_path):
     assert (code, err) == (0, "")
     assert "test accuracy" in out
     figures = {path.stem for path in (tmp_path / "figures").iterdir()}
-    augmented = {"augmented_images"} if name in ("cnn_augmented", "alexnet") else set()
+    augmented = set() if name in ("mlp", "cnn") else {"augmented_images"}
     assert figures == {"training_images", "learning_curves", "predictions", "confusion_matrix"} | augmented
 
 

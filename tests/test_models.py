@@ -13,7 +13,10 @@ from cifar_flax.config import load_experiment
 from cifar_flax.console import model_table
 from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
+from cifar_flax.models.airbench import Whiten, dirac_init
+from cifar_flax.programs import make_model
 from cifar_flax.state import count_parameters
+from cifar_flax.train import resolve
 
 EXPERIMENTS = sorted(Path(__file__).parents[1].glob("experiments/*.py"))
 
@@ -23,13 +26,18 @@ PARAMETER_COUNTS = {
     "mlp": (3_590_642, 0),
     "cnn": (528_054, 0),
     "cnn_augmented": (528_054, 0),
+    "cnn_translated": (528_054, 0),
+    "cnn_tuned": (528_054, 2 * 3),  # mean and variance of each colour
     "alexnet": (21_591_114, 1_216),
+    "airbench94": (1_971_640 - 288, 288 + 2_304 + 2 * 3),  # the fixed kernel, of BatchNorm, of the inputs
+    "alexnet_tuned": (21_591_114, 1_216 + 2 * 3),
 }
 
 LAYERS = {
     "mlp": {"fc1", "fc2", "output"},
     "cnn": {"conv1", "conv2", "conv3", "fc1", "output"},
     "alexnet": {"conv1", "norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "norm5", "fc1", "fc2", "output"},
+    "airbench": {"whiten", *(f"{layer}{i}" for layer in ("conv", "norm") for i in range(1, 7)), "output"},
 }
 
 
@@ -50,7 +58,7 @@ def test_every_model_and_every_experiment_has_a_recorded_count():
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_parameter_count(path):
-    model = MODELS[load_experiment(str(path)).model](10)
+    model = make_model(resolve(load_experiment(str(path)), jax.devices()), 10)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
     counts = count_parameters(variables["params"]), count_parameters(variables.get("batch_stats", {}))
     assert counts == PARAMETER_COUNTS[path.stem]
@@ -83,7 +91,7 @@ def test_logits_follow_the_dataset(name, shape, classes):
     assert out.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "alexnet"])
 def test_kernels_are_glorot_uniform_and_biases_zero(name):
     _, variables = init(name)
     for layer, leaves in variables["params"].items():
@@ -114,12 +122,12 @@ def test_statistics_move_in_training_only(name):
     _, evaluated = model.apply(variables, images, train=False, mutable=["batch_stats"])
     before = variables.get("batch_stats", {})
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, trained.get("batch_stats", {}))
-    assert all(jax.tree.leaves(moved))
-    assert bool(before) == (name == "alexnet")
+    assert all(all(leaves.values()) == layer.startswith("norm") for layer, leaves in moved.items())
+    assert bool(before) == (name in ("alexnet", "airbench"))
     jax.tree.map(np.testing.assert_array_equal, before, evaluated.get("batch_stats", {}))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if hasattr(model, "dropout")])
 def test_dropout_acts_in_training_only(name):
     model, variables = init(name)
     images = random_images(4)
@@ -175,3 +183,41 @@ def test_bfloat16_computes_near_float32_and_returns_float32(name):
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, atol=0.05 * float(np.abs(exact).max()) + 1e-3)
     assert not np.array_equal(rounded, exact)
+
+
+def test_airbench_has_the_papers_number_of_parameters():
+    """1,971,640, of which the 288 of the whitening kernel lie among the statistics, as nothing trains them."""
+    variables = init("airbench")[1]
+    assert variables["batch_stats"]["whiten"]["kernel"].shape == (2, 2, 3, 24)
+    assert count_parameters(variables["params"]) + 288 == 1_971_640
+
+
+def test_whitened_patches_are_uncorrelated_and_of_unit_variance():
+    """Outputs i and 12 + i are negatives; small eigenvalues are held back by the 5e-4 added to them."""
+    images = np.asarray(random_images(200))
+    images = images + images[:, :, :, :1] + np.roll(images, 1, axis=1)  # neighbours and colours that go together
+    outputs = Whiten(jnp.float32).init_with_output(jax.random.key(0), jnp.asarray(images))[0].reshape(-1, 24)
+    np.testing.assert_allclose(outputs[:, 12:], -outputs[:, :12], atol=1e-5)
+    patches = np.concatenate([images[:, i : 31 + i, j : 31 + j] for i in (0, 1) for j in (0, 1)], axis=-1)
+    eigenvalues = np.linalg.eigvalsh(np.cov(patches.reshape(-1, 12), rowvar=False))
+    expected = np.diag(eigenvalues / (eigenvalues + 5e-4))
+    np.testing.assert_allclose(np.cov(outputs[:, :12], rowvar=False), expected, atol=1e-3)
+
+
+def test_whitening_is_learned_from_the_images_that_init_is_given():
+    kernels = [
+        Whiten(jnp.float32).init(jax.random.key(0), images)["batch_stats"]["kernel"]
+        for images in (random_images(3), random_images(3) ** 2)
+    ]
+    assert not np.allclose(*kernels, rtol=0.1)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 8), (8, 3)])
+def test_a_dirac_kernel_begins_as_the_identity_in_its_first_channels(inputs, outputs):
+    kernel = dirac_init(jax.random.key(0), (3, 3, inputs, outputs))
+    images = jax.random.normal(jax.random.key(1), (2, 6, 5, inputs))
+    convolved = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    same = min(inputs, outputs)
+    np.testing.assert_array_equal(convolved[..., :same], images[..., :same])
+    others = np.asarray(kernel[..., same:])
+    assert others.size == 0 or 0.9 < np.abs(others).max() * np.sqrt(9 * inputs) <= 1

@@ -1,29 +1,43 @@
 """The optimizers and schedules by name, against optax' own and numbers worked out by hand."""
 
+from pathlib import Path
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from cifar_flax.optimizers import make_optimizer
+from cifar_flax.config import base_config, load_experiment
+from cifar_flax.optimizers import SCHEDULES, make_optimizer, make_schedule
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
 GRADS = {"kernel": jnp.array([[0.5, 1e-6]]), "bias": jnp.array([-4.0])}
 
 
-def updates(optimizer, steps):
+def base(**fields):
+    config = base_config()
+    config.update(fields)
+    return config
+
+
+def optimizer(num_steps, **fields):
+    return make_optimizer(base(**fields), num_steps, steps_per_epoch=1)
+
+
+def updates(transformation, steps):
     """The update of each step, at constant gradients."""
-    state, every = optimizer.init(PARAMS), []
+    state, every = transformation.init(PARAMS), []
     for _ in range(steps):
-        update, state = optimizer.update(GRADS, state, PARAMS)
+        update, state = transformation.update(GRADS, state, PARAMS)
         every.append(update)
     return every
 
 
 def test_adam_is_optax_adam_with_keras_epsilon():
     ours, expected = (
-        updates(optimizer, 3)
-        for optimizer in (make_optimizer("adam", 1e-3, "constant", 0.0, 10), optax.adam(1e-3, eps=1e-7))
+        updates(transformation, 3)
+        for transformation in (optimizer(10, optimizer="adam", learning_rate=1e-3), optax.adam(1e-3, eps=1e-7))
     )
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_array_equal(a["kernel"], b["kernel"])
@@ -34,7 +48,7 @@ def test_adam_is_optax_adam_with_keras_epsilon():
 
 def test_rmsprop_is_that_of_keras():
     """The mean square after n steps at a gradient g is (1 - 0.9^n) g^2; Keras adds its epsilon below the root."""
-    for n, update in enumerate(updates(make_optimizer("rmsprop", 1e-3, "constant", 0.0, 10), 3), 1):
+    for n, update in enumerate(updates(optimizer(10, optimizer="rmsprop", learning_rate=1e-3), 3), 1):
         for gradient, step in ((0.5, update["kernel"][0, 0]), (1e-6, update["kernel"][0, 1])):
             mean_square = (1 - 0.9**n) * gradient**2
             assert float(step) == pytest.approx(-1e-3 * gradient / np.sqrt(mean_square + 1e-7), rel=1e-4)
@@ -42,18 +56,87 @@ def test_rmsprop_is_that_of_keras():
 
 def test_sgd_has_nesterov_momentum():
     """With momentum m the first steps are -lr g (1 + m) and -lr g (1 + m + m^2)."""
-    first, second = updates(make_optimizer("sgd", 0.1, "constant", 0.0, 10), 2)
+    first, second = updates(optimizer(10, optimizer="sgd", learning_rate=0.1), 2)
     assert float(first["bias"][0]) == pytest.approx(0.4 * 1.9)
     assert float(second["bias"][0]) == pytest.approx(0.4 * (1.9 + 0.81))
 
 
 def test_the_cosine_ends_at_the_last_step():
-    steps = updates(make_optimizer("adam", 1e-3, "cosine", 0.0, 4), 5)
+    steps = updates(optimizer(4, schedule="cosine"), 5)
     rates = [abs(float(step["bias"][0])) for step in steps]  # Adam's step at a constant gradient is the rate
     np.testing.assert_allclose(rates, 1e-3 * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2, rtol=1e-5, atol=1e-9)
 
 
+def test_the_step_size_rises_in_the_warm_up_and_then_follows_the_schedule():
+    """Of 10 steps the first 4 rise from a fifth to the whole; the other 6 fall to a tenth."""
+    fields = {"schedule": "linear", "learning_rate": 0.5, "warmup": 0.4, "start_scale": 0.2, "end_scale": 0.1}
+    steps = updates(optimizer(10, **fields), 11)
+    rates = [abs(float(step["bias"][0])) for step in steps]
+    expected = [0.1, 0.2, 0.3, 0.4, 0.5, 0.425, 0.35, 0.275, 0.2, 0.125, 0.05]
+    np.testing.assert_allclose(rates, expected, rtol=1e-4)
+
+
+def test_a_warm_up_may_come_before_any_schedule_and_fill_the_run():
+    for schedule in SCHEDULES:
+        rates = [make_schedule(base(schedule=schedule, warmup=share), 4)(0) for share in (0.0, 0.5, 1.0)]
+        np.testing.assert_allclose(rates, [1e-3, 0, 0], rtol=1e-5)
+
+
 def test_weight_decay_is_decoupled_and_spares_biases():
-    plain, decayed = (updates(make_optimizer("adam", 0.1, "constant", decay, 10), 1)[0] for decay in (0.0, 0.5))
+    plain, decayed = (updates(optimizer(10, learning_rate=0.1, weight_decay=decay), 1)[0] for decay in (0.0, 0.5))
     np.testing.assert_allclose(decayed["kernel"] - plain["kernel"], -0.1 * 0.5 * PARAMS["kernel"], rtol=1e-5)
     np.testing.assert_array_equal(decayed["bias"], plain["bias"])
+
+
+def test_weight_decay_of_sgd_is_in_the_gradient_of_all_parameters():
+    """The steps of torch.optim.SGD(nesterov=True): -lr (1 + m) (g + decay p) at first."""
+    first = updates(optimizer(10, optimizer="sgd", momentum=0.85, learning_rate=0.1, weight_decay=0.5), 1)[0]
+    for name, params in PARAMS.items():
+        np.testing.assert_allclose(first[name], -0.1 * 1.85 * (GRADS[name] + 0.5 * params), rtol=1e-5)
+
+
+NETWORK = {
+    "whiten": {"bias": jnp.array([1.0])},
+    "conv1": {"kernel": jnp.array([[2.0]]), "bias": jnp.array([3.0])},
+    "norm1": {"bias": jnp.array([4.0])},
+}
+
+
+def steps_of(num_steps, **fields):
+    """The first updates of NETWORK at gradients of one, with five steps an epoch."""
+    transformation, grads = make_optimizer(base(**fields), 100, 5), jax.tree.map(jnp.ones_like, NETWORK)
+    state, every = transformation.init(NETWORK), []
+    for _ in range(num_steps):
+        update, state = transformation.update(grads, state, NETWORK)
+        every.append(jax.tree.map(float, jax.tree.map(jnp.squeeze, update)))
+    return every
+
+
+def test_biases_of_batch_norm_take_larger_steps_and_decay_as_the_others():
+    sgd = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.1, "weight_decay": 0.5}
+    update = steps_of(1, **sgd, norm_bias_scale=64.0)[0]
+    assert update["conv1"]["bias"] == pytest.approx(-0.1 * (1 + 0.5 * 3))
+    assert update["norm1"]["bias"] == pytest.approx(-0.1 * (64 + 0.5 * 4))
+    update = steps_of(1, optimizer="adam", learning_rate=0.1, norm_bias_scale=64.0)[0]
+    assert update["conv1"]["bias"] == pytest.approx(-0.1, rel=1e-5)
+    assert update["norm1"]["bias"] == pytest.approx(-6.4, rel=1e-5)
+
+
+def test_the_bias_of_whitening_stops_after_its_epochs():
+    """And with it its decay; 1.4 epochs of five steps are seven."""
+    fields = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.5}
+    moved = [step["whiten"]["bias"] != 0 for step in steps_of(10, **fields, whitening_epochs=1.4)]
+    assert moved == [True] * 7 + [False] * 3
+    assert all(step["conv1"]["bias"] != 0 for step in steps_of(10, **fields, whitening_epochs=1.4))
+    assert all(step["whiten"]["bias"] != 0 for step in steps_of(10, **fields))
+
+
+def test_airbench94_is_the_papers_listing():
+    """Its numbers per example, on the sum of the losses: the step, and the decay of parameters apart from it."""
+    config = load_experiment(str(Path(__file__).parents[1] / "experiments" / "airbench94.py"))
+    per_1024 = 1024 * (1 + 1 / (1 - 0.85))
+    step, decay = 11.5 / per_1024, 0.0153 * 1024 / per_1024
+    assert config.learning_rate == pytest.approx(step * 1024)  # the mean's gradient is a 1024th of the sum's
+    assert config.learning_rate * config.weight_decay == pytest.approx(decay)
+    rates = [float(make_schedule(config, 476)(n)) / config.learning_rate for n in (0, 109, 476)]
+    np.testing.assert_allclose(rates, [0.2, 1, 0.07], rtol=1e-6)

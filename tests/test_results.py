@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import accuracy, publish
 from cifar_flax import checksums, train
-from cifar_flax.config import NOT_PART_OF_THE_RECIPE, load_experiment
+from cifar_flax.config import differences, extends, load_experiment
 from cifar_flax.errors import BadInput
 
 FOUND = accuracy.experiments(publish.RESULTS)
@@ -43,9 +43,10 @@ def test_the_readme_says_the_mean_and_deviation_of_the_records():
 def test_a_record_is_of_the_committed_recipe_and_whole(records):
     name, seed = records.workdir.parts[-2:]
     assert (records.run["experiment"], f"seed{records.run['seed']}") == (name, seed)
-    recipe = load_experiment(str(publish.ROOT / "experiments" / f"{name}.py")).to_dict() | {"seed": records.run["seed"]}
-    differing = {field for field in recipe if records.config[field] != recipe[field]} - set(NOT_PART_OF_THE_RECIPE)
-    assert not differing
+    recipe = load_experiment(str(publish.ROOT / "experiments" / f"{name}.py"))
+    recipe.seed = records.run["seed"]
+    assert not differences(records.config, recipe)
+    assert not extends(records.config, recipe)
     counts = [records.run[f"num_{split}_examples"] for split in ("train", "validation", "test")]
     assert counts == [45_000, 5_000, 10_000]
     epochs = records.epochs()

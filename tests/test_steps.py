@@ -10,10 +10,9 @@ import optax
 import pytest
 from conftest import Tiny, tiny_split
 
-from cifar_flax.augment import AUGMENTATIONS
+from cifar_flax.augment import keep, shift_and_flip
 from cifar_flax.metrics import Metrics, cross_entropy
 from cifar_flax.models import CNN
-from cifar_flax.optimizers import make_optimizer
 from cifar_flax.state import create_train_state, split_roots
 from cifar_flax.steps import data_mesh, make_evaluate, make_train_steps, replicated
 
@@ -25,12 +24,11 @@ BATCH = 16
 def program(devices=1):
     """(optimizer, train_steps, mesh), compiled once for all tests."""
     mesh = data_mesh(jax.devices()[:devices])
-    optimizer = make_optimizer("adam", 1e-2, "constant", 0.0, 100)
-    augmentation = AUGMENTATIONS["shift_flip"]
+    optimizer = optax.adam(1e-2)
     return (
         optimizer,
         make_train_steps(
-            Tiny(3), optimizer, augmentation, batch_size=BATCH, steps_per_epoch=4, label_smoothing=0.0, mesh=mesh
+            Tiny(3), optimizer, shift_and_flip, batch_size=BATCH, steps_per_epoch=4, label_smoothing=0.0, mesh=mesh
         ),
         mesh,
     )
@@ -40,7 +38,7 @@ def setup(devices=1, seed=0):
     """(train_steps, state, images, labels) on so many devices."""
     optimizer, train_steps, mesh = program(devices)
     split = tiny_split(70, 0)
-    state = create_train_state(Tiny(3), optimizer, jax.random.key(seed), SHAPE)
+    state = create_train_state(Tiny(3), optimizer, jax.random.key(seed), split.images)
     return train_steps, *jax.device_put((state, split.images, split.labels), replicated(mesh))
 
 
@@ -96,12 +94,12 @@ def test_an_epoch_trains_on_other_images_in_another_order_each_time():
         return images
 
     mesh = data_mesh(jax.devices()[:1])
-    optimizer = make_optimizer("sgd", 0.0, "constant", 0.0, 100)
+    optimizer = optax.sgd(0.0)
     train_steps = make_train_steps(
         Tiny(3), optimizer, spy, batch_size=BATCH, steps_per_epoch=4, label_smoothing=0.0, mesh=mesh
     )
     _, state, images, labels = setup()
-    state = create_train_state(Tiny(3), optimizer, jax.random.key(0), SHAPE)
+    state = create_train_state(Tiny(3), optimizer, jax.random.key(0), np.zeros((1, *SHAPE), np.uint8))
     for stop in (4, 8):
         state, _, _ = train_steps(state, zero(images), images, labels, np.int32(stop))
         jax.effects_barrier()
@@ -115,7 +113,7 @@ def test_a_step_is_what_it_would_be_by_hand():
     model, optimizer = CNN(3), optax.sgd(0.1)
     split = tiny_split(1, 0)
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    state = create_train_state(model, optimizer, jax.random.key(0), SHAPE)
+    state = create_train_state(model, optimizer, jax.random.key(0), np.zeros((1, *SHAPE), np.uint8))
     dropout = jax.random.fold_in(split_roots(state.rng).dropout, 0)
 
     def loss_fn(params):
@@ -124,7 +122,7 @@ def test_a_step_is_what_it_would_be_by_hand():
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
-    mesh, keep = data_mesh(jax.devices()[:1]), AUGMENTATIONS["none"]
+    mesh = data_mesh(jax.devices()[:1])
     train_steps = make_train_steps(
         model, optimizer, keep, batch_size=1, steps_per_epoch=1, label_smoothing=0.2, mesh=mesh
     )

@@ -1,5 +1,6 @@
 """The programs that `cifar_flax.main` runs."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -29,9 +30,9 @@ class Ours:
         self.job = make_job(config, dataset, devices)
         self.metrics = zero_metrics(self.job)
         create = jax.jit(
-            lambda key: create_train_state(self.job.model, self.job.optimizer, key, image_shape=(32, 32, 3))
+            partial(create_train_state, self.job.model, self.job.optimizer, averaged=bool(config.average_every))
         )
-        self.state = create(jax.random.key(0))
+        self.state = create(jax.random.key(0), images.train_images)
         self.num_parameters = count_parameters(self.state.params)
         self.programs = make_programs(self.job, self.state, self.metrics, dataset, config)
         self.compile_seconds = self.programs.compile_seconds

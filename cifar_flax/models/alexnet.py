@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.layers import KERNEL_INIT, LOWERINGS
+from cifar_flax.layers import KERNEL_INIT, LOWERINGS, Normalize
 
 
 class AlexNet(nn.Module):
@@ -22,11 +22,15 @@ class AlexNet(nn.Module):
         num_classes: the width of the output.
         dtype: of the computation; parameters and running statistics stay float32.
         lowering: a key of `layers.LOWERINGS`.
+        dropout: the rate of every dropout layer; None: each its own.
+        normalize: whether the images are normalised first, as `layers.Normalize` does it.
     """
 
     num_classes: int
     dtype: Any = jnp.float32
     lowering: str = "library"
+    dropout: float | None = None
+    normalize: bool = False
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -47,7 +51,8 @@ class AlexNet(nn.Module):
             use_fast_variance=False,
             dtype=self.dtype,
         )
-        x = nn.relu(conv(96, (3, 3), (2, 2), name="conv1")(images))
+        x = Normalize(name="normalize")(images) if self.normalize else images
+        x = nn.relu(conv(96, (3, 3), (2, 2), name="conv1")(x))
         x = norm(name="norm1")(max_pool(x, (2, 2), (2, 2)))
         x = nn.relu(conv(256, (5, 5), name="conv2")(x))
         x = norm(name="norm2")(max_pool(x, (3, 3), (2, 2)))
@@ -56,8 +61,9 @@ class AlexNet(nn.Module):
         x = nn.relu(conv(256, (3, 3), name="conv5")(x))
         x = norm(name="norm5")(max_pool(x, (3, 3), (2, 2)))
         x = x.reshape(x.shape[0], -1)
+        rate = 0.4 if self.dropout is None else self.dropout
         for i in (1, 2):
             x = nn.relu(dense(4096, name=f"fc{i}")(x))
-            x = nn.Dropout(0.4, deterministic=not train, name=f"dropout{i}")(x)
+            x = nn.Dropout(rate, deterministic=not train, name=f"dropout{i}")(x)
         x = dense(self.num_classes, name="output")(x)
         return x.astype(jnp.float32)

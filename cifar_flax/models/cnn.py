@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.layers import KERNEL_INIT, LOWERINGS
+from cifar_flax.layers import KERNEL_INIT, LOWERINGS, Normalize
 
 
 class CNN(nn.Module):
@@ -17,11 +17,15 @@ class CNN(nn.Module):
         num_classes: the width of the output.
         dtype: of the computation; the parameters stay float32.
         lowering: a key of `layers.LOWERINGS`.
+        dropout: the rate of every dropout layer; None: each its own.
+        normalize: whether the images are normalised first, as `layers.Normalize` does it.
     """
 
     num_classes: int
     dtype: Any = jnp.float32
     lowering: str = "library"
+    dropout: float | None = None
+    normalize: bool = False
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -29,13 +33,14 @@ class CNN(nn.Module):
         lowered = LOWERINGS[self.lowering]
         conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=lowered.conv)
         dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
-        x = images
+        rates = (0.3, 0.4) if self.dropout is None else (self.dropout, self.dropout)
+        x = Normalize(name="normalize")(images) if self.normalize else images
         for i, features in enumerate((16, 32, 64), start=1):
             # ReLU and maximum commute, and after the pooling there is a quarter of the pixels left to do
             x = nn.relu(lowered.max_pool(conv(features, (2, 2), name=f"conv{i}")(x), (2, 2), (2, 2)))
-        x = nn.Dropout(0.3, deterministic=not train, name="dropout1")(x)
+        x = nn.Dropout(rates[0], deterministic=not train, name="dropout1")(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(dense(500, name="fc1")(x))
-        x = nn.Dropout(0.4, deterministic=not train, name="dropout2")(x)
+        x = nn.Dropout(rates[1], deterministic=not train, name="dropout2")(x)
         x = dense(self.num_classes, name="output")(x)
         return x.astype(jnp.float32)

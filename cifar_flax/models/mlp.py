@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.layers import KERNEL_INIT
+from cifar_flax.layers import KERNEL_INIT, Normalize
 
 
 class MLP(nn.Module):
@@ -16,19 +16,25 @@ class MLP(nn.Module):
         num_classes: the width of the output.
         dtype: of the computation; the parameters stay float32.
         lowering: a key of `layers.LOWERINGS`, which this network has no use for.
+        dropout: the rate of every dropout layer; None: each its own.
+        normalize: whether the images are normalised first, as `layers.Normalize` does it.
     """
 
     num_classes: int
     dtype: Any = jnp.float32
     lowering: str = "library"
+    dropout: float | None = None
+    normalize: bool = False
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images [B, H, W, C] in [0, 1] -> logits [B, num_classes] float32. `train` needs a `dropout` rng."""
-        x = images.reshape(images.shape[0], -1)
+        rates = (0.2, 0.2) if self.dropout is None else (self.dropout, self.dropout)
+        x = Normalize(name="normalize")(images) if self.normalize else images
+        x = x.reshape(images.shape[0], -1)
         x = nn.relu(nn.Dense(1000, kernel_init=KERNEL_INIT, dtype=self.dtype, name="fc1")(x))
-        x = nn.Dropout(0.2, deterministic=not train, name="dropout1")(x)
+        x = nn.Dropout(rates[0], deterministic=not train, name="dropout1")(x)
         x = nn.relu(nn.Dense(512, kernel_init=KERNEL_INIT, dtype=self.dtype, name="fc2")(x))
-        x = nn.Dropout(0.2, deterministic=not train, name="dropout2")(x)
+        x = nn.Dropout(rates[1], deterministic=not train, name="dropout2")(x)
         x = nn.Dense(self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name="output")(x)
         return x.astype(jnp.float32)

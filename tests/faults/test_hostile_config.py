@@ -60,7 +60,7 @@ def check(config):
             assert value is None or isinstance(value, str)
         else:
             assert isinstance(value, type(default)), field
-        assert not isinstance(value, bool), field
+        assert isinstance(value, bool) == isinstance(default, bool), field
     assert all(config[field] in choices for field, choices in CHOICES.items())
     assert min(config.batch_size, config.eval_batch_size, config.num_validation) >= 1
     assert config.num_epochs > 0 <= config.learning_rate

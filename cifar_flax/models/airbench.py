@@ -1,0 +1,126 @@
+"""airbench94, the network of Jordan, 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498).
+
+On 32x32x3 images and ten classes it has 1,971,640 parameters. The 288 of the whitening kernel are fixed.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from cifar_flax.layers import LOWERINGS, Normalize
+
+NUM_WHITENING_IMAGES = 5_000  # training images whose patches are whitened (section 3.2)
+WHITENING_EPSILON = 5e-4  # added to the eigenvalues of the patches' covariance (section 3.2)
+FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's: up to 1 / sqrt(fan in)
+
+
+def whitening_kernel(images: Array) -> Array:
+    """The kernel of a 2x2 convolution whose outputs on these images are uncorrelated and of about unit variance.
+
+    The eigenvectors of the covariance of all patches, each over the root of its eigenvalue, and their negatives
+    (section 3.2): no learning is needed to see contrasts of either sign.
+
+    Args:
+        images: [B, H, W, C], normalised.
+
+    Returns:
+        [2, 2, C, 8 C] float32.
+    """
+    height, width, channels = images.shape[1:]
+    places = [(i, j) for i in range(2) for j in range(2)]
+    windows = [images[:, i : height - 1 + i, j : width - 1 + j] for i, j in places]
+    patches = jnp.concatenate(windows, axis=-1).reshape(-1, 4 * channels)
+    with jax.default_matmul_precision("highest"):
+        eigenvalues, eigenvectors = jnp.linalg.eigh(jnp.cov(patches, rowvar=False))
+    whitening = eigenvectors / jnp.sqrt(jnp.maximum(eigenvalues, 0) + WHITENING_EPSILON)[None, :]
+    return jnp.concatenate([whitening, -whitening], axis=1).reshape(2, 2, channels, 8 * channels)
+
+
+class Whiten(nn.Module):
+    """2x2 convolution without padding, [B, H, W, C] -> [B, H - 1, W - 1, 8 C].
+
+    Its kernel is that of the images that `init` is given, fixed among the `batch_stats`; only its bias is trained.
+
+    Attributes:
+        dtype: of the computation.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        kernel = self.variable("batch_stats", "kernel", lambda: whitening_kernel(images[:NUM_WHITENING_IMAGES])).value
+        bias = self.param("bias", nn.initializers.zeros, kernel.shape[-1:])
+        images, kernel, bias = (array.astype(self.dtype) for array in (images, kernel, bias))
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return (
+            lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+            + bias[None, None, None]
+        )
+
+
+def dirac_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """A kernel [h, w, I, O] whose first I outputs are its inputs (section 3.3); the others begin as PyTorch's do."""
+    height, width, inputs, outputs = shape
+    kernel = FAN_IN_UNIFORM(key, shape, dtype)
+    same = min(inputs, outputs)
+    identity = jnp.zeros((height, width, inputs, same), dtype)
+    identity = identity.at[height // 2, width // 2, jnp.arange(same), jnp.arange(same)].set(1)
+    return kernel.at[..., :same].set(identity)
+
+
+class Airbench(nn.Module):
+    """Whitening, three groups of two convolutions (64, 256, 256), max-pool and a head; GELU.
+
+    Attributes:
+        num_classes: the width of the output.
+        dtype: of the computation; parameters and running statistics stay float32.
+        lowering: a key of `layers.LOWERINGS`.
+        normalize: whether the images are normalised first, as `layers.Normalize` does it.
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    lowering: str = "library"
+    normalize: bool = False
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Images [B, H, W, C] in [0, 1], at least 26 pixels wide and high -> logits [B, num_classes] float32.
+
+        `train` needs `mutable=["batch_stats"]`.
+        """
+        lowered = LOWERINGS[self.lowering]
+        gelu = partial(nn.gelu, approximate=False)
+        conv = partial(
+            nn.Conv,
+            kernel_size=(3, 3),
+            use_bias=False,
+            kernel_init=dirac_init,
+            dtype=self.dtype,
+            conv_general_dilated=lowered.conv,
+        )
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.6,
+            epsilon=1e-12,
+            use_scale=False,
+            use_fast_variance=False,
+            dtype=self.dtype,
+        )
+        x = Normalize(name="normalize")(images) if self.normalize else images
+        x = gelu(Whiten(self.dtype, name="whiten")(x))
+        for group, width in enumerate((64, 256, 256)):
+            first, second = 2 * group + 1, 2 * group + 2
+            x = lowered.max_pool(conv(width, name=f"conv{first}")(x), (2, 2), (2, 2))
+            x = gelu(norm(name=f"norm{first}")(x))
+            x = gelu(norm(name=f"norm{second}")(conv(width, name=f"conv{second}")(x)))
+        x = lowered.max_pool(x, (3, 3), (3, 3))
+        x = x.reshape(x.shape[0], -1)
+        x = nn.Dense(self.num_classes, use_bias=False, kernel_init=FAN_IN_UNIFORM, dtype=self.dtype, name="output")(x)
+        return x.astype(jnp.float32) / 9

@@ -1,0 +1,27 @@
+"""CNN with augmentation by whole pixels: what the reference's augmentation costs by interpolating.
+
+Source:      the network and recipe of experiments/cnn_augmented.py, with another augmentation (docs/results.md)
+Result:      no run is published yet
+Network:     three times 2x2 convolution (16, 32, 64), ReLU, 2x2 max-pool; dropout 0.3; 500; dropout 0.4; 10
+Parameters:  528,054
+Recipe:      Adam 1e-3, batch 32, 20 epochs, moved by up to 3 whole pixels and mirrored in every other epoch; the
+             checkpoint with the lowest validation loss is tested
+Command:     python -m cifar_flax.main --config experiments/cnn_translated.py
+Quick look:  python -m cifar_flax.main --config experiments/cnn_translated.py:smoke      (synthetic images, offline)
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cifar_flax.config import base_config, with_variant
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = base_config()
+    config.experiment = Path(__file__).stem
+    config.model = "cnn"
+    config.eval_batch_size = 40  # its feature maps then stay in a CPU's cache
+    config.augment = "translate_flip"
+    config.max_translation = 3  # of 32, a tenth of the side as in the reference
+    return with_variant(config, variant)
