@@ -1,7 +1,7 @@
 """CNN with augmentation by whole pixels: what the reference's augmentation costs by interpolating.
 
 Source:      the network and recipe of experiments/cnn_augmented.py, with another augmentation (docs/results.md)
-Result:      no run is published yet
+Result:      75.42 ± 0.33 % test accuracy, seeds 0 to 4 (docs/results.md)
 Network:     three times 2x2 convolution (16, 32, 64), ReLU, 2x2 max-pool; dropout 0.3; 500; dropout 0.4; 10
 Parameters:  528,054
 Recipe:      Adam 1e-3, batch 32, 20 epochs, moved by up to 3 whole pixels and mirrored in every other epoch; the

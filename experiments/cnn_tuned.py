@@ -1,7 +1,7 @@
 """The reference's CNN with a better recipe, in as many epochs.
 
 Source:      the network of experiments/cnn.py; the recipe was chosen on validation images (docs/results.md)
-Result:      no run is published yet
+Result:      82.03 ± 0.25 % test accuracy, seeds 0 to 4 (docs/results.md)
 Network:     three times 2x2 convolution (16, 32, 64), ReLU, 2x2 max-pool; dropout 0.1; 500; dropout 0.1; 10
 Parameters:  528,054; and 6 statistics of the inputs
 Recipe:      AdamW up to 2e-3 and down to 0, batch 32, 20 epochs, normalised inputs, translation by 2 pixels and
