@@ -68,17 +68,17 @@ def named(runs: list[Records]) -> str:
 
 
 def summary(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
-    """Test accuracy of each experiment beside the reference's."""
-    rows = [
-        [
-            f"`{name}`",
-            percent(of_all(runs, "test_accuracy")),
-            f"{len(runs)}",
-            f"{100 * reference[name]['test_accuracy']:.2f} %" if name in reference else "",
-        ]
-        for name, runs in found.items()
+    """Test accuracy of the reference's experiments beside its own, and apart from them that of all others."""
+    rows = {name: [f"`{name}`", percent(of_all(runs, "test_accuracy")), f"{len(runs)}"] for name, runs in found.items()}
+    ours = [
+        [*row, f"{100 * reference[name]['test_accuracy']:.2f} %"] for name, row in rows.items() if name in reference
     ]
-    return f"{table(['experiment', 'test accuracy', 'seeds', 'the reference, one run'], rows)}\n\n{conditions(found)}"
+    others = [row for name, row in rows.items() if name not in reference]
+    header = ["experiment", "test accuracy", "seeds"]
+    parts = [table([*header, "the reference, one run"], ours)]
+    if others:
+        parts += ["Beyond the notebook, with other recipes:", table(header, others)]
+    return "\n\n".join([*parts, conditions(found)])
 
 
 def conditions(found: dict[str, list[Records]]) -> str:
