@@ -1,7 +1,7 @@
 """The reference's AlexNet with a better recipe, in as many epochs.
 
 Source:      the network of experiments/alexnet.py; the recipe was chosen on validation images (docs/results.md)
-Result:      no run is published yet
+Result:      85.11 % test accuracy, seed 0 (docs/results.md)
 Network:     convolutions 96, 256, 384, 384, 256; three max-pools with BatchNorm; 4096, 4096, dropout 0.4 each; 10
 Parameters:  21,591,114 trainable and 1,222 statistics, 6 of them of the inputs
 Recipe:      AdamW up to 1e-3 and down to 0, batch 64, 20 epochs, normalised inputs, translation and alternating flip,
