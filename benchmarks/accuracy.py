@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.table import median, table
+from cifar_flax.epochs import validated
 from cifar_flax.errors import BadInput
 from cifar_flax.figures import STYLE, TRAINING, VALIDATION
 from cifar_flax.records import Records
-from cifar_flax.spread import percent, seeds
+from cifar_flax.spread import percent, seeds, share
 
 FILES = ("config.json", "run.json", "metrics.jsonl")
 ORDER = ("mlp", "cnn", "cnn_augmented", "alexnet")  # the reference's; others follow
@@ -102,7 +103,7 @@ def details(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
                     f"`{name}`",
                     f"{run['seed']}",
                     f"{run['best_epoch']} of {records.epochs()[-1]['epoch']}",
-                    f"{100 * run['best_validation_accuracy']:.2f} %",
+                    share(run["best_validation_accuracy"]).replace("%", " %"),
                     f"{100 * run['test_accuracy']:.2f} %",
                     f"{run['train_seconds'] / 60:.0f}",
                     f"{run['git_commit'][:10]}",
@@ -111,7 +112,8 @@ def details(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
         minutes = median(of_all(runs, "train_seconds")) / 60
         theirs = f", reference {100 * reference[name]['test_accuracy']:.2f} %" if name in reference else ""
         test = f"**{percent(of_all(runs, 'test_accuracy'))}**{theirs}"
-        validation = percent(of_all(runs, "best_validation_accuracy"))
+        accuracies = of_all(runs, "best_validation_accuracy")
+        validation = "none" if None in accuracies else percent(accuracies)
         rows.append([f"**`{name}`**", f"{len(runs)} in all", "", validation, test, f"{minutes:.0f}", ""])
     header = ["experiment", "seed", "best epoch", "validation accuracy", "test accuracy", "minutes", "commit"]
     return table(header, rows)
@@ -128,7 +130,8 @@ def curves(runs: list[Records], theirs: dict[str, Any] | None) -> Figure:
         figure = Figure(figsize=(10, 4), layout="constrained")
         figure.suptitle(f"{name}: {named(runs)}" + (", and the reference's one run" if theirs else ""))
         for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for split, colour, marker in (("train", TRAINING, "o"), ("validation", VALIDATION, "s")):
+            splits = (("train", TRAINING, "o"), ("validation", VALIDATION, "s"))
+            for split, colour, marker in splits if validated(runs[0].epochs()) else splits[:1]:
                 field = f"{split}_{quantity}"
                 values = np.array([[line[field] for line in records.epochs()] for records in runs])
                 at = np.arange(1, values.shape[1] + 1)

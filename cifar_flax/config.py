@@ -45,14 +45,16 @@ def base_config() -> ConfigDict:
     config.dataset = "cifar10"
     # Folder of TFDS' prepared sets; unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     config.data_dir = config_dict.placeholder(str)
-    # Validation images: the first so many of the training set. `synthetic` has 1,000 for it and gives no more.
+    # Validation images: the first so many of the training set. `synthetic` has 1,000 for it and gives no more. With 0
+    # the network is trained on all images and tested as the last epoch leaves it.
     config.num_validation = 5_000
 
     # Network: mlp, cnn, alexnet or airbench.
     config.model = "cnn"
     # Type of the computation: float32 or bfloat16. Parameters are float32 always.
     config.dtype = "float32"
-    # Convolutions and poolings by XLA (`library`) or as matrix products (`patches`); auto: patches on CPUs.
+    # Convolutions and poolings by XLA (`library`) or as matrix products: of patches, or where they are 3x3 of Winograd's
+    # tiles. auto: the library, and on CPUs patches; airbench takes winograd there.
     config.lowering = "auto"
 
     # Whether images are normalised: minus the mean of the training images, over their standard deviation, by channel.
@@ -203,7 +205,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _validate_numbers(config: ConfigDict) -> None:
-    for field in ("batch_size", "eval_batch_size", "num_validation"):
+    for field in ("batch_size", "eval_batch_size"):
         _require(config[field] >= 1, config, field, "a whole number from 1")
     _require(config.eval_batch_size <= 2**16, config, "eval_batch_size", "at most 65536")
     for field in ("num_epochs", "save_seconds"):
@@ -213,7 +215,7 @@ def _validate_numbers(config: ConfigDict) -> None:
     for field in ("label_smoothing", "dropout", "momentum", "average_decay"):
         _require(0 <= (config[field] or 0) < 1, config, field, "a number from 0 to below 1")
     _require(0 <= config.warmup <= 1, config, "warmup", "a number from 0 to 1")
-    for field in ("max_translation", "average_every"):
+    for field in ("num_validation", "max_translation", "average_every"):
         _require(config[field] >= 0, config, field, "a whole number from 0")
     _require(0 <= config.seed < 2**32, config, "seed", "a whole number from 0 to 4294967295")
 

@@ -1,5 +1,6 @@
 """What a run prints: its first screen, progress within an epoch, a line per epoch, the result."""
 
+import math
 import sys
 import time
 from functools import partial
@@ -16,7 +17,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cifar_flax.data.dataset import Dataset
-from cifar_flax.spread import percent, seeds
+from cifar_flax.epochs import validated
+from cifar_flax.spread import percent, seeds, share
 from cifar_flax.state import count_parameters
 
 LOG_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
@@ -59,9 +61,10 @@ def seeds_table(runs: list[dict[str, Any]]) -> str:
     for title in ("seed", "best epoch", "validation", "test", "training"):
         table.add_column(title, justify="right")
     for run in runs:
-        shares = (f"{run[f'{name}_accuracy']:.2%}" for name in ("best_validation", "test"))
+        shares = (share(run[f"{name}_accuracy"]) for name in ("best_validation", "test"))
         table.add_row(f"{run['seed']}", f"{run['best_epoch']}", *shares, f"{run['train_seconds']:,.0f} s")
-    validation = percent([run["best_validation_accuracy"] for run in runs])
+    accuracies = [run["best_validation_accuracy"] for run in runs]
+    validation = "none" if None in accuracies else percent(accuracies)
     test = percent([run["test_accuracy"] for run in runs])
     named = seeds([run["seed"] for run in runs])
     return f"{_text(table)}\n\n{runs[0]['experiment']}, {named}: validation {validation}, test accuracy {test}"
@@ -128,25 +131,29 @@ class EpochProgress:
 
 def epoch_line(title: str, epochs: list[dict[str, Any]]) -> None:
     """The last of the lines of metrics.jsonl, as Keras prints it."""
-    line, earlier = epochs[-1], [before["validation_loss"] for before in epochs[:-1]]
-    loss, best_before = line["validation_loss"], min(earlier, default=float("inf"))
-    improved = loss < best_before
-    verdict = (
-        f"improved from {best_before:.4f} to {loss:.4f}" if improved else f"did not improve from {best_before:.4f}"
-    )
+    line = epochs[-1]
     say(
         f"{title} - {line['epoch_seconds']:.1f}s - {line['images_per_second']:,.0f} images/s"
         f" - loss: {line['train_loss']:.4f} - accuracy: {line['train_accuracy']:.4f}"
-        f" - val_loss: {loss:.4f} - val_accuracy: {line['validation_accuracy']:.4f}"
-        f" - val_loss {verdict}"
+        f"{_verdict(epochs) if validated(epochs) else ''}"
     )
+
+
+def _verdict(epochs: list[dict[str, Any]]) -> str:
+    """What validation says of the last epoch."""
+    loss, best = epochs[-1]["validation_loss"], min((line["validation_loss"] for line in epochs[:-1]), default=math.inf)
+    change = f"improved from {best:.4f} to {loss:.4f}" if loss < best else f"did not improve from {best:.4f}"
+    return f" - val_loss: {loss:.4f} - val_accuracy: {epochs[-1]['validation_accuracy']:.4f} - val_loss {change}"
 
 
 def result(run: dict[str, Any], workdir: Path) -> None:
-    say(
-        f"best epoch {run['best_epoch']}: validation loss {run['best_validation_loss']:.4f}, "
-        f"accuracy {run['best_validation_accuracy']:.2%}"
-    )
-    say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), of the best epoch's checkpoint")
+    validated = run["num_validation_examples"] > 0
+    if validated:
+        say(
+            f"best epoch {run['best_epoch']}: validation loss {run['best_validation_loss']:.4f}, "
+            f"accuracy {run['best_validation_accuracy']:.2%}"
+        )
+    tested = "of the best epoch's checkpoint" if validated else "as the last epoch left it: nothing was validated"
+    say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), {tested}")
     say(f"record      {workdir / 'run.json'}")
     say(f"pictures    {workdir / 'figures'}")

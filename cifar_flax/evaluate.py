@@ -1,4 +1,4 @@
-"""`python -m cifar_flax.evaluate --workdir runs/cnn`: loss and accuracy of a run's best checkpoint, class by class."""
+"""`python -m cifar_flax.evaluate --workdir runs/cnn`: loss and accuracy of a run's network, class by class."""
 
 import json
 import sys
@@ -52,14 +52,18 @@ def command(argv: Sequence[str]) -> None:
     classifier = load_run(arguments.workdir)
     if arguments.data_dir:
         classifier.config.update(data_dir=arguments.data_dir)
-    found = evaluate(classifier, getattr(load(classifier.config), arguments.split))
+    split = getattr(load(classifier.config), arguments.split)
+    if not len(split):
+        raise BadInput(f"--split: the run in {arguments.workdir} has no {arguments.split} images; name another split")
+    found = evaluate(classifier, split)
     run = classifier.run
     if arguments.json:
         origin = {"workdir": arguments.workdir, "status": run["status"], "epoch": classifier.epoch}
         print(json.dumps({**origin, "split": arguments.split, **found}, indent=2))
         return
     unfinished = "" if run["status"] == "done" else f" so far (the run is {run['status']})"
-    print(f"{run['experiment']} on {run['dataset']}, epoch {classifier.epoch}, the best{unfinished}")
+    which = "the best" if run["num_validation_examples"] else "the last"
+    print(f"{run['experiment']} on {run['dataset']}, epoch {classifier.epoch}, {which}{unfinished}")
     print(
         f"{arguments.split}: {found['num_images']:,} images, loss {found['loss']:.4f}, accuracy {found['accuracy']:.2%}"
     )

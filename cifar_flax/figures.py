@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cifar_flax.calibration import Calibration
 from cifar_flax.durable import replacing
+from cifar_flax.epochs import best_of, validated
 
 RIGHT, WRONG = "#1a7f37", "#c62828"  # green and red as in the reference, dark enough to be read on white
 TRAINING, VALIDATION = "#1f5fa8", "#d97706"
@@ -99,11 +100,13 @@ def learning_curve(epochs: Sequence[dict[str, Any]], quantity: str) -> Figure:
 
 def _draw_curve(axis: Axes, epochs: Sequence[dict[str, Any]], quantity: str) -> None:
     at = [line["epoch"] for line in epochs]
-    best = min(epochs, key=lambda line: line["validation_loss"])
-    for split, colour, marker in (("train", TRAINING, "o"), ("validation", VALIDATION, "s")):
+    splits = (("train", TRAINING, "o"), ("validation", VALIDATION, "s"))
+    for split, colour, marker in splits if validated(epochs) else splits[:1]:
         values = [line[f"{split}_{quantity}"] for line in epochs]
         axis.plot(at, values, color=colour, marker=marker, markersize=4, label=split)
-    axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch: {best['epoch']}")
+    if validated(epochs):
+        best = best_of(epochs)["epoch"]
+        axis.axvline(best, color="0.5", linestyle=":", label=f"best epoch: {best}")
     axis.set(title=quantity.capitalize(), xlabel="epoch")
     _count_epochs(axis, at[0], at[-1])
     axis.legend()

@@ -1,4 +1,4 @@
-"""A run's workdir as a function: from images to probabilities, with its best parameters.
+"""A run's workdir as a function: from images to probabilities, with the parameters that count.
 
 classifier = load_run("runs/cnn")
 probabilities = classifier(images)  # [N, H, W, C] uint8 -> [N, K] float32
@@ -19,10 +19,9 @@ from ml_collections import ConfigDict
 from cifar_flax.checkpoints import Checkpoints, Damaged, abstract, read
 from cifar_flax.config import differences, with_defaults
 from cifar_flax.errors import BadInput
-from cifar_flax.layers import resolve_lowering
 from cifar_flax.metrics import Metrics
 from cifar_flax.optimizers import make_optimizer
-from cifar_flax.programs import make_model
+from cifar_flax.programs import make_model, resolve_lowering
 from cifar_flax.records import Records
 from cifar_flax.state import TrainState, create_train_state
 from cifar_flax.steps import data_mesh, replicated
@@ -34,7 +33,7 @@ class Classifier:
     Attributes:
         config: of the run, as it took effect.
         run: what run.json holds.
-        epoch: of the checkpoint, from 1.
+        epoch: how many of them the checkpoint has finished.
         model: the network.
         params: its parameters.
         batch_stats: its running statistics; may be empty.
@@ -78,6 +77,8 @@ class Classifier:
 def load_run(workdir: str | Path) -> Classifier:
     """The network of a workdir with the parameters of its best checkpoint; of an unfinished run, the best so far.
 
+    Of a run without validation images it is the newest checkpoint.
+
     Raises:
         BadInput: there is no run or no checkpoint, or they are damaged.
     """
@@ -88,26 +89,29 @@ def load_run(workdir: str | Path) -> Classifier:
     unknown = [field for field in ("platform", "image_shape", "class_names") if field not in records.run]
     if unknown:
         raise BadInput(f"--workdir: {workdir / 'run.json'} lacks {', '.join(unknown)}; train the run again")
-    if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
+    which = "best" if records.config.get("num_validation") else "latest"
+    if not any((workdir / "checkpoints" / which).glob("[0-9]*")):
         raise BadInput(f"--workdir: the run in {workdir} has no checkpoint yet; an epoch must have been finished")
     config, run, device = ConfigDict(with_defaults(records.config)), records.run, jax.devices()[0]
     if run["platform"] != device.platform:
-        config.lowering = resolve_lowering("auto", device.platform)
+        config.lowering = "auto"
+        config.lowering = resolve_lowering(config, device.platform)
     model = make_model(config, len(run["class_names"]))
     create = partial(create_train_state, model, make_optimizer(config, 1, 1), averaged=bool(config.average_every))
     image = jnp.zeros((1, *run["image_shape"]), jnp.uint8)
     like = jax.eval_shape(create, jax.random.key(0), image), jax.eval_shape(Metrics.zero)
-    state, progress = _read_best(workdir, abstract(like, replicated(data_mesh([device]))))
+    state, progress = _read(workdir, which, abstract(like, replicated(data_mesh([device]))))
     if differences(progress["config"], config):
-        raise BadInput(f"--workdir: {workdir / 'config.json'} is not the config of the best checkpoint; restore it")
-    return Classifier(config, run, progress["epochs"][-1]["epoch"], model, state.params, state.batch_stats)
+        raise BadInput(f"--workdir: {workdir / 'config.json'} is not the config of the {which} checkpoint; restore it")
+    return Classifier(config, run, len(progress["epochs"]), model, state.params, state.batch_stats)
 
 
-def _read_best(workdir: Path, like: Any) -> tuple[TrainState, dict[str, Any]]:
-    """The state and the progress of the best checkpoint."""
+def _read(workdir: Path, which: str, like: Any) -> tuple[TrainState, dict[str, Any]]:
+    """The state and the progress of the `best` or the `latest` checkpoint."""
     with Checkpoints(workdir, read_only=True) as checkpoints:
+        manager = checkpoints.best if which == "best" else checkpoints.latest
         try:
-            (state, _), progress = read(checkpoints.best, checkpoints.best.latest_step(), like)
+            (state, _), progress = read(manager, manager.latest_step(), like)
         except Damaged as error:
             raise BadInput(f"--workdir: {error}; if a run trains there now, try again, else train anew") from error
     return state, progress

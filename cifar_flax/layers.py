@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from cifar_flax.winograd import winograd_conv
+
 DEEP = 64  # input channels from which on each row of a kernel is a product of its own
 LARGE = 1 << 22  # numbers in a dense kernel from which on its products are turned
 KERNEL_INIT = nn.initializers.glorot_uniform()  # what Keras' layers start from (Glorot and Bengio, 2010)
@@ -111,8 +113,7 @@ def patches_conv(
     Returns:
         [B, H', W', O], in the dtype of the arguments.
     """
-    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if dilated or feature_group_count != 1:
+    if not _is_plain(lhs_dilation, rhs_dilation, feature_group_count):
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -124,10 +125,46 @@ def patches_conv(
             feature_group_count,
             precision=precision,
         )
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    padding = _in_pixels(padding, lhs, rhs, window_strides)
     by_patches = _conv_by_rows if lhs.shape[3] >= DEEP else _conv_by_windows
     return by_patches(lhs, rhs, window_strides, padding, precision)
+
+
+def winograd_or_patches_conv(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> Array:
+    """The same, for networks of many 3x3 convolutions with stride 1: those are `winograd_conv`'s."""
+    plain = _is_plain(lhs_dilation, rhs_dilation, feature_group_count)
+    if plain and rhs.shape[:2] == (3, 3) and tuple(window_strides) == (1, 1):
+        return winograd_conv(lhs, rhs, _in_pixels(padding, lhs, rhs, window_strides))
+    return patches_conv(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
+    )
+
+
+def _is_plain(
+    lhs_dilation: Sequence[int] | None, rhs_dilation: Sequence[int] | None, feature_group_count: int
+) -> bool:
+    """Whether a convolution is neither dilated nor grouped."""
+    return feature_group_count == 1 and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+
+
+def _in_pixels(
+    padding: str | Sequence[tuple[int, int]], images: Array, kernel: Array, strides: Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The zeros (above, below) and (left, right)."""
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
+    vertical, horizontal = padding
+    return tuple(vertical), tuple(horizontal)
 
 
 def _product(patches: Array, kernel: Array, precision: Any) -> Array:
@@ -228,11 +265,5 @@ def _library_max_pool(images: Array, window: tuple[int, int], strides: tuple[int
 LOWERINGS = {
     "library": Lowering(lax.conv_general_dilated, _library_max_pool, lax.dot_general),
     "patches": Lowering(patches_conv, slices_max_pool, columns_dot_general),
+    "winograd": Lowering(winograd_or_patches_conv, slices_max_pool, columns_dot_general),
 }
-
-
-def resolve_lowering(name: str, platform: str) -> str:
-    """`auto` is `patches` on the CPU and `library` elsewhere; any other name stays itself."""
-    if name == "auto":
-        return "patches" if platform == "cpu" else "library"
-    return name

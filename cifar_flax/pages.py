@@ -14,9 +14,10 @@ from PIL import Image
 from cifar_flax import figures
 from cifar_flax.calibration import calibrate
 from cifar_flax.data import Split
+from cifar_flax.epochs import best_of, validated
 from cifar_flax.inference import Classifier
 from cifar_flax.records import Records
-from cifar_flax.spread import percent, seeds
+from cifar_flax.spread import percent, seeds, share
 
 NUM_PREDICTIONS, NUM_MISTAKES = 32, 16
 MOST_CLASSES = 20  # whose confusion matrix is a table; of more, a picture
@@ -64,9 +65,11 @@ def report_of_runs(runs: dict[str, Records]) -> str:
     """The HTML page of several runs, by their names: results, means over seeds, and validation curves."""
     rows = [compared(name, records) for name, records in runs.items()]
     lines = {name: records.epochs() for name, records in runs.items()}
+    lines = {name: epochs for name, epochs in lines.items() if validated(epochs)}
     curves = [
         (f"validation {quantity} by epoch", inline(figures.comparison(lines, quantity)))
         for quantity in ("loss", "accuracy")
+        if lines
     ]
     columns = [name for name, _ in rows[0]]
     return page(title=f"{len(runs)} runs", means=means(runs), columns=columns, rows=rows, curves=curves)
@@ -88,14 +91,16 @@ def result(classifier: Classifier, split_name: str, accuracy: float) -> str:
 
 def remarks(run: dict[str, Any], epochs: list[dict[str, Any]]) -> list[str]:
     """What else is to be said of a run, in sentences."""
-    best = min(epochs, key=lambda line: line["validation_loss"])
+    best = best_of(epochs)
     seconds = sum(line["epoch_seconds"] for line in epochs)
     return [
         f"{run['model']} on {run['dataset']}: {run['trainable_parameters']:,} parameters, trained on "
         f"{run['num_train_examples']:,} images for {epochs[-1]['epoch']} epochs in {seconds:,.0f} s.",
         f"Epoch {best['epoch']} has the lowest validation loss, {best['validation_loss']:.4f}, with "
         f"{best['validation_accuracy']:.2%} of the {run['num_validation_examples']:,} validation images right; "
-        "everything below is of that epoch.",
+        "everything below is of that epoch."
+        if validated(epochs)
+        else "No image was kept for validation: everything below is of the network as the last epoch left it.",
     ]
 
 
@@ -150,7 +155,7 @@ def compared(name: str, records: Records) -> list[tuple[str, str]]:
         ("seed", f"{run['seed']}"),
         ("parameters", f"{run['trainable_parameters']:,}"),
         ("best epoch", f"{run['best_epoch']} of {records.epochs()[-1]['epoch']}"),
-        ("validation", f"{run['best_validation_accuracy']:.2%}"),
+        ("validation", share(run["best_validation_accuracy"])),
         ("test", test),
         ("training", f"{run['train_seconds']:,.0f} s"),
     ]

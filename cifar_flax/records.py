@@ -12,14 +12,11 @@ from ml_collections import ConfigDict
 
 from cifar_flax import checksums
 from cifar_flax.durable import replacing
+from cifar_flax.epochs import EPOCH_FIELDS, VALIDATION_FIELDS
 from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
 
 LOCK = ".lock"
 REWRITE = "delete it, and the command that trains writes it anew from the checkpoints"
-EPOCH_FIELDS = (
-    "epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "epoch_seconds",
-    "images_per_second",
-)  # fmt: skip
 
 
 class Records:
@@ -69,9 +66,12 @@ class Records:
             return []
         except (OSError, ValueError, RecursionError) as error:
             raise BadInput(f"--workdir: {path} cannot be read ({error}); {REWRITE}") from error
+        fields = EPOCH_FIELDS
         for number, line in enumerate(lines, 1):
             numbers = line if isinstance(line, dict) else {}
-            if not all(isinstance(numbers.get(field), int | float) for field in EPOCH_FIELDS):
+            if number == 1 and (self.config.get("num_validation") != 0 or "validation_loss" in numbers):
+                fields += VALIDATION_FIELDS
+            if not all(isinstance(numbers.get(field), int | float) for field in fields):
                 raise BadInput(f"--workdir: {path}, line {number}, lacks a number; {REWRITE}")
         return lines
 

@@ -46,7 +46,10 @@ def _of_one(workdir: str, data_dir: str | None) -> str:
     if data_dir:
         classifier.config.update(data_dir=data_dir)
     name = "test" if classifier.run["status"] == "done" else "validation"  # test images are for finished runs
-    return report_of_run(classifier, getattr(load(classifier.config), name), name, records.epochs())
+    split = getattr(load(classifier.config), name)
+    if not len(split):
+        raise BadInput(f"the run in {workdir} has no validation images to report on before it is done; finish it first")
+    return report_of_run(classifier, split, name, records.epochs())
 
 
 def _records(workdir: str) -> Records:

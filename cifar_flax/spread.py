@@ -10,6 +10,11 @@ def percent(shares: Sequence[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(shares):.2f} %" if len(shares) > 1 else f"{mean} %"
 
 
+def share(found: float | None) -> str:
+    """A share in [0, 1] as `74.31%`; of no images, `none`."""
+    return "none" if found is None else f"{found:.2%}"
+
+
 def seeds(numbers: Sequence[int]) -> str:
     """`seed 3`, `seeds 0 to 4`, `seeds 0, 2, 5`."""
     if len(numbers) == 1:

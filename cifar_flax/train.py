@@ -15,11 +15,11 @@ from cifar_flax import console
 from cifar_flax.checkpoints import Checkpoints, Damaged, abstract, damaged_folder, newest, read, save, set_aside
 from cifar_flax.config import differences, extends, validate, validate_sizes
 from cifar_flax.data import Dataset, load, num_validation_of
+from cifar_flax.epochs import best_of, validated
 from cifar_flax.errors import BadInput, Diverged
 from cifar_flax.events import TensorBoard
 from cifar_flax.gallery import Gallery
 from cifar_flax.interruption import Interruption
-from cifar_flax.layers import resolve_lowering
 from cifar_flax.machine import environment
 from cifar_flax.metrics import Metrics
 from cifar_flax.programs import (
@@ -30,6 +30,7 @@ from cifar_flax.programs import (
     evaluate_all,
     make_job,
     make_programs,
+    resolve_lowering,
     zero_metrics,
 )
 from cifar_flax.records import Records, alone
@@ -60,6 +61,8 @@ def train_and_evaluate(
     config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
     """Trains as `config` says, or goes on where `workdir` stopped, and tests the best checkpoint once.
+
+    Without validation images there is no best one: the network is tested as its last step leaves it.
 
     Args:
         config: all fields of `config.base_config()`.
@@ -159,7 +162,7 @@ def resolve(config: ConfigDict, devices: list[jax.Device]) -> ConfigDict:
     """A copy of the config as it takes effect on these devices: what `auto` stands for, what a set has."""
     config = config.copy_and_resolve_references()
     config.num_validation = num_validation_of(config)
-    config.lowering = resolve_lowering(config.lowering, devices[0].platform)
+    config.lowering = resolve_lowering(config, devices[0].platform)
     return config
 
 
@@ -239,7 +242,7 @@ def secure_best(position: Position, checkpoints: Checkpoints, like: Any, config:
     Raises:
         BadInput: the best is lost.
     """
-    if not position.epochs:
+    if not position.epochs or not validated(position.epochs):
         return
     step = best_of(position.epochs)["step"]
     for stored in checkpoints.best.all_steps():
@@ -325,33 +328,28 @@ def steps_in(seconds: float, steps_per_second: float) -> int:
 
 
 def finish_epoch(job: Job, programs: Programs, position: Position, epoch: int) -> Position:
-    """Validates, and turns the epoch's sums into a line of metrics.jsonl."""
+    """Validates where there are images for it, and turns the epoch's sums into a line of metrics.jsonl."""
     state, metrics, epochs, seconds = position
     train_loss, train_accuracy = metrics.means()
-    validation = evaluate_all(programs.evaluate, state, programs.validation)
-    if not math.isfinite(validation.loss):
-        raise Diverged(f"the validation loss after step {int(state.step)} (epoch {epoch}) is not finite")
-    line = {
+    line: dict[str, Any] = {
         "epoch": epoch,
         "step": int(state.step),
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
-        "validation_loss": validation.loss,
-        "validation_accuracy": validation.accuracy,
         "epoch_seconds": seconds,
         "images_per_second": int(metrics.num_images) / seconds,
     }
+    if programs.validation[2]:
+        validation = evaluate_all(programs.evaluate, state, programs.validation)
+        if not math.isfinite(validation.loss):
+            raise Diverged(f"the validation loss after step {int(state.step)} (epoch {epoch}) is not finite")
+        line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
     return Position(state, zero_metrics(job), [*epochs, line], seconds=0.0)
-
-
-def best_of(epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The line with the lowest validation loss, the first of equals."""
-    return min(epochs, key=lambda line: line["validation_loss"])
 
 
 def keep_if_best(position: Position, checkpoints: Checkpoints, config: ConfigDict) -> None:
     """Saves the position as the best if it is the end of the best epoch so far."""
-    if best_of(position.epochs)["step"] == int(position.state.step):
+    if validated(position.epochs) and best_of(position.epochs)["step"] == int(position.state.step):
         save(checkpoints.best, *checkpoint_of(position, config))
 
 
@@ -363,19 +361,21 @@ def record_epochs(records: Records, position: Position, job: Job) -> None:
         seconds = sum(line["epoch_seconds"] for line in position.epochs)
         records.update(
             best_epoch=best["epoch"],
-            best_validation_loss=best["validation_loss"],
-            best_validation_accuracy=best["validation_accuracy"],
+            best_validation_loss=best.get("validation_loss"),
+            best_validation_accuracy=best.get("validation_accuracy"),
             train_seconds=seconds,
             train_images_per_second=last["step"] * job.batch_size / seconds,
         )
 
 
 def test_best(job: Job, programs: Programs, position: Position, checkpoints: Checkpoints) -> Evaluation:
-    """The best checkpoint on the test images.
+    """The best checkpoint on the test images; without validation, the network as it is now.
 
     Raises:
         BadInput: it is gone or damaged.
     """
+    if not validated(position.epochs):
+        return evaluate_all(programs.evaluate, position.state, programs.test)
     like = abstract((position.state, position.metrics), replicated(job.mesh))
     step = best_of(position.epochs)["step"]
     if step not in checkpoints.best.all_steps():

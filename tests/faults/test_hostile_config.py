@@ -62,7 +62,8 @@ def check(config):
             assert isinstance(value, type(default)), field
         assert isinstance(value, bool) == isinstance(default, bool), field
     assert all(config[field] in choices for field, choices in CHOICES.items())
-    assert min(config.batch_size, config.eval_batch_size, config.num_validation) >= 1
+    assert min(config.batch_size, config.eval_batch_size) >= 1
+    assert config.num_validation >= 0
     assert config.num_epochs > 0 <= config.learning_rate
     assert 0 <= config.label_smoothing < 1
     assert 0 <= config.seed < 2**32
