@@ -112,8 +112,7 @@ def details(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
         minutes = median(of_all(runs, "train_seconds")) / 60
         theirs = f", reference {100 * reference[name]['test_accuracy']:.2f} %" if name in reference else ""
         test = f"**{percent(of_all(runs, 'test_accuracy'))}**{theirs}"
-        accuracies = of_all(runs, "best_validation_accuracy")
-        validation = "none" if None in accuracies else percent(accuracies)
+        validation = percent(of_all(runs, "best_validation_accuracy"))
         rows.append([f"**`{name}`**", f"{len(runs)} in all", "", validation, test, f"{minutes:.0f}", ""])
     header = ["experiment", "seed", "best epoch", "validation accuracy", "test accuracy", "minutes", "commit"]
     return table(header, rows)

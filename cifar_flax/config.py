@@ -17,9 +17,10 @@ from cifar_flax.errors import BadInput, in_one_line
 from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
 from cifar_flax.optimizers import OPTIMIZERS, SCHEDULES
+from cifar_flax.tta import TTA
 
 # Fields that say where or how a run is computed, not which numbers come out (but for rounding).
-NOT_PART_OF_THE_RECIPE = ("experiment", "data_dir", "lowering", "eval_batch_size", "save_seconds")
+NOT_PART_OF_THE_RECIPE = ("experiment", "data_dir", "lowering", "eval_batch_size", "tta", "save_seconds")
 
 CHOICES: dict[str, Collection[str]] = {
     "model": MODELS,
@@ -28,6 +29,7 @@ CHOICES: dict[str, Collection[str]] = {
     "augment": AUGMENTATIONS,
     "dtype": ("float32", "bfloat16"),
     "lowering": ("auto", *LOWERINGS),
+    "tta": TTA,
 }
 
 # Fields that are arguments of the network where they are set; it must have them.
@@ -53,8 +55,8 @@ def base_config() -> ConfigDict:
     config.model = "cnn"
     # Type of the computation: float32 or bfloat16. Parameters are float32 always.
     config.dtype = "float32"
-    # Convolutions and poolings by XLA (`library`) or as matrix products: of patches, or where they are 3x3 of Winograd's
-    # tiles. auto: the library, and on CPUs patches; airbench takes winograd there.
+    # Convolutions and poolings by XLA (`library`) or as matrix products: `patches`, or `winograd` for those of 3x3.
+    # auto: the library, and on CPUs patches, or winograd for airbench.
     config.lowering = "auto"
 
     # Whether images are normalised: minus the mean of the training images, over their standard deviation, by channel.
@@ -68,6 +70,9 @@ def base_config() -> ConfigDict:
     config.batch_size = 32
     # Images per step of evaluation, over all devices.
     config.eval_batch_size = 200
+    # Test-time augmentation, whose result stands beside the plain one: none, or mirror_translate, the mean over an
+    # image, its moves by a pixel and their mirror images. See tta.py.
+    config.tta = "none"
     # Random changes of training images: none; shift_flip, the reference's (a tenth of the side each way, bilinear, and
     # mirrored or not); translate_flip (whole pixels, reflected at the edges, and mirrored in every other epoch).
     config.augment = "none"

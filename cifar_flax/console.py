@@ -58,16 +58,16 @@ def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
 def seeds_table(runs: list[dict[str, Any]]) -> str:
     """What run.json says of each of several seeds, and the means of all."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for title in ("seed", "best epoch", "validation", "test", "training"):
+    columns = {"validation accuracy": "best_validation_accuracy", "test accuracy": "test_accuracy"}
+    if all("tta_test_accuracy" in run for run in runs):
+        columns["with test-time augmentation"] = "tta_test_accuracy"
+    for title in ("seed", "best epoch", *columns, "training"):
         table.add_column(title, justify="right")
     for run in runs:
-        shares = (share(run[f"{name}_accuracy"]) for name in ("best_validation", "test"))
+        shares = (share(run[field]) for field in columns.values())
         table.add_row(f"{run['seed']}", f"{run['best_epoch']}", *shares, f"{run['train_seconds']:,.0f} s")
-    accuracies = [run["best_validation_accuracy"] for run in runs]
-    validation = "none" if None in accuracies else percent(accuracies)
-    test = percent([run["test_accuracy"] for run in runs])
-    named = seeds([run["seed"] for run in runs])
-    return f"{_text(table)}\n\n{runs[0]['experiment']}, {named}: validation {validation}, test accuracy {test}"
+    means = ", ".join(f"{title} {percent([run[field] for run in runs])}" for title, field in columns.items())
+    return f"{_text(table)}\n\n{runs[0]['experiment']}, {seeds([run['seed'] for run in runs])}: {means}"
 
 
 def _text(table: rich.table.Table) -> str:
@@ -155,5 +155,7 @@ def result(run: dict[str, Any], workdir: Path) -> None:
         )
     tested = "of the best epoch's checkpoint" if validated else "as the last epoch left it: nothing was validated"
     say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), {tested}")
+    if "tta_test_accuracy" in run:
+        say(f"with test-time augmentation {run['tta_test_accuracy']:.2%} (loss {run['tta_test_loss']:.4f})")
     say(f"record      {workdir / 'run.json'}")
     say(f"pictures    {workdir / 'figures'}")

@@ -14,10 +14,13 @@ from cifar_flax.errors import BadInput
 from cifar_flax.inference import Classifier, load_run
 from cifar_flax.programs import evaluate_all, place
 from cifar_flax.steps import data_mesh, make_evaluate, replicated
+from cifar_flax.tta import TTA
 
 
-def evaluate(classifier: Classifier, split: Split) -> dict[str, Any]:
+def evaluate(classifier: Classifier, split: Split, tta: str = "none") -> dict[str, Any]:
     """Loss, accuracy and accuracy by class over every image of a split, computed as in training.
+
+    `tta` is a key of `tta.TTA`; with test-time augmentation all three are of its mean logits.
 
     Raises:
         BadInput: images of another shape than the run's.
@@ -29,7 +32,7 @@ def evaluate(classifier: Classifier, split: Split) -> dict[str, Any]:
         )
     mesh, names = data_mesh(jax.devices()[:1]), classifier.class_names
     batch_size = classifier.config.eval_batch_size
-    program = make_evaluate(classifier.model, num_classes=len(names), batch_size=batch_size, mesh=mesh)
+    program = make_evaluate(classifier.model, num_classes=len(names), batch_size=batch_size, mesh=mesh, tta=tta)
     placed = place(split, len(split), replicated(mesh))
     found = evaluate_all(program, classifier, (*placed, np.int32(len(split))))
     right = found.predicted == split.labels
@@ -47,6 +50,7 @@ def command(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="the folder of a run")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--data_dir", help="where TFDS' sets are now, if they were moved")
+    parser.add_argument("--tta", choices=TTA, default="none", help="test-time augmentation (default: none)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
     classifier = load_run(arguments.workdir)
@@ -55,18 +59,17 @@ def command(argv: Sequence[str]) -> None:
     split = getattr(load(classifier.config), arguments.split)
     if not len(split):
         raise BadInput(f"--split: the run in {arguments.workdir} has no {arguments.split} images; name another split")
-    found = evaluate(classifier, split)
+    found = evaluate(classifier, split, arguments.tta)
     run = classifier.run
     if arguments.json:
         origin = {"workdir": arguments.workdir, "status": run["status"], "epoch": classifier.epoch}
-        print(json.dumps({**origin, "split": arguments.split, **found}, indent=2))
+        print(json.dumps({**origin, "split": arguments.split, "tta": arguments.tta, **found}, indent=2))
         return
     unfinished = "" if run["status"] == "done" else f" so far (the run is {run['status']})"
     which = "the best" if run["num_validation_examples"] else "the last"
     print(f"{run['experiment']} on {run['dataset']}, epoch {classifier.epoch}, {which}{unfinished}")
-    print(
-        f"{arguments.split}: {found['num_images']:,} images, loss {found['loss']:.4f}, accuracy {found['accuracy']:.2%}"
-    )
+    images = f"{arguments.split}, {arguments.tta}" if arguments.tta != "none" else arguments.split
+    print(f"{images}: {found['num_images']:,} images, loss {found['loss']:.4f}, accuracy {found['accuracy']:.2%}")
     for name, accuracy in found["accuracy_by_class"].items():
         print(f"  {name:<14} {'no images' if accuracy is None else f'{accuracy:7.2%}'}")
 

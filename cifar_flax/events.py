@@ -83,10 +83,10 @@ class TensorBoard:
                 self._writer.write_images(step, {name: pixels})
                 self._writer.flush()
 
-    def write_test(self, step: int, loss: float, accuracy: float) -> None:
+    def write_test(self, step: int, measures: dict[str, float]) -> None:
         if self._writer:
             with _as_os_error():
-                self._writer.write_scalars(step, {"test_loss": loss, "test_accuracy": accuracy})
+                self._writer.write_scalars(step, measures)
                 self._writer.flush()
 
 

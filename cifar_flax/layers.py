@@ -150,9 +150,7 @@ def winograd_or_patches_conv(
     )
 
 
-def _is_plain(
-    lhs_dilation: Sequence[int] | None, rhs_dilation: Sequence[int] | None, feature_group_count: int
-) -> bool:
+def _is_plain(lhs_dilation: Sequence[int] | None, rhs_dilation: Sequence[int] | None, feature_group_count: int) -> bool:
     """Whether a convolution is neither dilated nor grouped."""
     return feature_group_count == 1 and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
 
@@ -163,8 +161,8 @@ def _in_pixels(
     """The zeros (above, below) and (left, right)."""
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
-    vertical, horizontal = padding
-    return tuple(vertical), tuple(horizontal)
+    (above, below), (left, right) = padding
+    return (above, below), (left, right)
 
 
 def _product(patches: Array, kernel: Array, precision: Any) -> Array:

@@ -101,7 +101,15 @@ def remarks(run: dict[str, Any], epochs: list[dict[str, Any]]) -> list[str]:
         "everything below is of that epoch."
         if validated(epochs)
         else "No image was kept for validation: everything below is of the network as the last epoch left it.",
+        *with_tta(run),
     ]
+
+
+def with_tta(run: dict[str, Any]) -> list[str]:
+    """A sentence on the test with test-time augmentation, if there was one."""
+    if run["status"] != "done" or "tta_test_accuracy" not in run:
+        return []
+    return [f"With test-time augmentation {run['tta_test_accuracy']:.2%} of the test images are right."]
 
 
 def classes(counts: np.ndarray, names: Sequence[str]) -> list[dict[str, str]]:

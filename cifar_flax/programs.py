@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -41,10 +42,14 @@ class Job(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The two compiled programs of a run, and the images they work on, in the devices' memory."""
+    """The two compiled programs of a run, and the images they work on, in the devices' memory.
+
+    `evaluate_tta`, None where `config.tta` is none, is used once, after the training, and compiled then.
+    """
 
     train_steps: Any
     evaluate: Any
+    evaluate_tta: Any
     train: tuple[Array, Array]
     validation: tuple[Array, Array, np.int32]
     test: tuple[Array, Array, np.int32]
@@ -103,13 +108,14 @@ def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Datase
         mesh=job.mesh,
         averaging=make_averaging(config, job.num_steps),
     )
-    evaluate = make_evaluate(
-        job.model, num_classes=dataset.num_classes, batch_size=config.eval_batch_size, mesh=job.mesh
+    make = partial(
+        make_evaluate, job.model, num_classes=dataset.num_classes, batch_size=config.eval_batch_size, mesh=job.mesh
     )
     began = time.perf_counter()
     return Programs(
         train_steps=train_steps.lower(state, metrics, *train, np.int32(0)).compile(),
-        evaluate=evaluate.lower(state.params, state.batch_stats, *validation).compile(),
+        evaluate=make().lower(state.params, state.batch_stats, *validation).compile(),
+        evaluate_tta=None if config.tta == "none" else make(tta=config.tta),
         train=train,
         validation=validation,
         test=test,
@@ -146,3 +152,13 @@ def evaluate_all(program: Any, network: Any, split: tuple[Array, Array, np.int32
         raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {count} images")
     loss, accuracy = metrics.means()
     return Evaluation(loss, accuracy, np.asarray(logits)[:count].argmax(-1).astype(np.int32))
+
+
+def test_measures(programs: Programs, network: Any) -> tuple[dict[str, float], np.ndarray]:
+    """What run.json says of the test images, and the predicted classes [N] int32, without test-time augmentation."""
+    test = evaluate_all(programs.evaluate, network, programs.test)
+    measures = {"test_loss": test.loss, "test_accuracy": test.accuracy}
+    if programs.evaluate_tta:
+        with_tta = evaluate_all(programs.evaluate_tta, network, programs.test)
+        measures |= {"tta_test_loss": with_tta.loss, "tta_test_accuracy": with_tta.accuracy}
+    return measures, test.predicted

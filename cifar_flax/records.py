@@ -66,7 +66,7 @@ class Records:
             return []
         except (OSError, ValueError, RecursionError) as error:
             raise BadInput(f"--workdir: {path} cannot be read ({error}); {REWRITE}") from error
-        fields = EPOCH_FIELDS
+        fields: tuple[str, ...] = EPOCH_FIELDS
         for number, line in enumerate(lines, 1):
             numbers = line if isinstance(line, dict) else {}
             if number == 1 and (self.config.get("num_validation") != 0 or "validation_loss" in numbers):

@@ -4,10 +4,16 @@ import statistics
 from collections.abc import Sequence
 
 
-def percent(shares: Sequence[float]) -> str:
-    """Shares in [0, 1] as `74.31 ± 0.32 %`: mean and the sample's standard deviation (n - 1), of one `74.31 %`."""
-    mean = f"{100 * statistics.fmean(shares):.2f}"
-    return f"{mean} ± {100 * statistics.stdev(shares):.2f} %" if len(shares) > 1 else f"{mean} %"
+def percent(shares: Sequence[float | None]) -> str:
+    """Shares in [0, 1] as `74.31 ± 0.32 %`: mean and the sample's standard deviation (n - 1), of one `74.31 %`.
+
+    `none` where one of them is None, a share of no images.
+    """
+    found = [share for share in shares if share is not None]
+    if len(found) < len(shares):
+        return "none"
+    mean = f"{100 * statistics.fmean(found):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(found):.2f} %" if len(found) > 1 else f"{mean} %"
 
 
 def share(found: float | None) -> str:

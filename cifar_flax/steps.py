@@ -19,6 +19,7 @@ from cifar_flax.augment import Augmentation
 from cifar_flax.averaging import Averaging, keep
 from cifar_flax.metrics import Metrics, cross_entropy
 from cifar_flax.state import Roots, TrainState, split_roots
+from cifar_flax.tta import TTA
 
 
 def data_mesh(devices: list[jax.Device]) -> Mesh:
@@ -107,24 +108,28 @@ def make_train_steps(
     return jax.jit(train_steps, donate_argnums=(0, 1), out_shardings=replicated(mesh))
 
 
-def make_evaluate(model: nn.Module, *, num_classes: int, batch_size: int, mesh: Mesh) -> Any:
+def make_evaluate(model: nn.Module, *, num_classes: int, batch_size: int, mesh: Mesh, tta: str = "none") -> Any:
     """A jitted `evaluate(params, batch_stats, images, labels, num_images) -> (Metrics, logits)`.
 
     It counts each of the first `num_images` (int32 scalar) of images [N, H, W, C] uint8 exactly once; the last batch is
     filled up and masked. Of the logits [M, num_classes] float32 only the first `num_images` rows mean something. One
-    compilation serves every split that is padded to the same N.
+    compilation serves every split that is padded to the same N. `tta` is a key of `tta.TTA`.
     """
     by_image = NamedSharding(mesh, PartitionSpec("data"))
 
     def evaluate(
         params: Any, batch_stats: Any, images: Array, labels: Array, num_images: Array
     ) -> tuple[Metrics, Array]:
+        def predict(batch: Array) -> Array:
+            logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, train=False)
+            return logits
+
         def add_batch(i: Array, carry: tuple[Metrics, Array]) -> tuple[Metrics, Array]:
             metrics, every = carry
             places = i * batch_size + jnp.arange(batch_size)
             rows = jnp.minimum(places, num_images - 1)
             batch = lax.with_sharding_constraint(images[rows].astype(jnp.float32), by_image) / 255
-            logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, train=False)
+            logits = TTA[tta](predict, batch)
             losses = cross_entropy(logits, labels[rows])
             metrics = metrics + Metrics.of_batch(losses, logits, labels[rows], places < num_images)
             return metrics, lax.dynamic_update_slice_in_dim(every, logits, i * batch_size, axis=0)

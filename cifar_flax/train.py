@@ -23,7 +23,6 @@ from cifar_flax.interruption import Interruption
 from cifar_flax.machine import environment
 from cifar_flax.metrics import Metrics
 from cifar_flax.programs import (
-    Evaluation,
     Job,
     Programs,
     augmentation_of,
@@ -31,6 +30,7 @@ from cifar_flax.programs import (
     make_job,
     make_programs,
     resolve_lowering,
+    test_measures,
     zero_metrics,
 )
 from cifar_flax.records import Records, alone
@@ -150,12 +150,12 @@ def train(
         tensorboard.write_epoch(position.epochs[-1], position.state.params)
         console.epoch_line(title_of(epoch, job), position.epochs)
         interruption.raise_if_received()
-    test = test_best(job, programs, position, checkpoints)
-    tensorboard.write_test(job.num_steps, test.loss, test.accuracy)
+    measures, predicted = test_measures(programs, network_that_counts(job, position, checkpoints))
+    tensorboard.write_test(job.num_steps, measures)
     gallery = Gallery(records, tensorboard, job.num_steps)
     gallery.add_curves(position.epochs)
-    gallery.add_predictions(dataset, test.predicted, config.seed)
-    records.finish(test_loss=test.loss, test_accuracy=test.accuracy)
+    gallery.add_predictions(dataset, predicted, config.seed)
+    records.finish(**measures)
 
 
 def resolve(config: ConfigDict, devices: list[jax.Device]) -> ConfigDict:
@@ -368,14 +368,14 @@ def record_epochs(records: Records, position: Position, job: Job) -> None:
         )
 
 
-def test_best(job: Job, programs: Programs, position: Position, checkpoints: Checkpoints) -> Evaluation:
-    """The best checkpoint on the test images; without validation, the network as it is now.
+def network_that_counts(job: Job, position: Position, checkpoints: Checkpoints) -> TrainState:
+    """The state of the best checkpoint; without validation, the one at the end.
 
     Raises:
         BadInput: it is gone or damaged.
     """
     if not validated(position.epochs):
-        return evaluate_all(programs.evaluate, position.state, programs.test)
+        return position.state
     like = abstract((position.state, position.metrics), replicated(job.mesh))
     step = best_of(position.epochs)["step"]
     if step not in checkpoints.best.all_steps():
@@ -384,4 +384,4 @@ def test_best(job: Job, programs: Programs, position: Position, checkpoints: Che
         (state, _), _ = read(checkpoints.best, step, like)
     except Damaged as error:
         raise BadInput(f"--workdir: {error}; it cannot be tested") from error
-    return evaluate_all(programs.evaluate, state, programs.test)
+    return state

@@ -2,8 +2,8 @@
 
 Winograd's minimal filtering F(2x2, 3x3) of Lavin and Gray, 2016, "Fast Algorithms for Convolutional Neural Networks"
 (arXiv 1509.09308, section 4.1): a tile of 2x2 outputs takes 16 multiplications a channel in place of 36, of a
-transformed 4x4 tile of the image with a transformed kernel. Over all tiles that is 16 products of matrices. The function
-is that of the direct convolution; only rounding differs, and little: the transforms add and subtract, and halve.
+transformed 4x4 tile of the image with a transformed kernel. Over all tiles that is 16 products of matrices. The
+function is that of the direct convolution; only rounding differs, and little: the transforms add, subtract and halve.
 
 The batch is worked through in pieces whose tiles stay in the caches; the gradient builds them anew. What was tried and
 measured is in docs/performance.md.

@@ -46,4 +46,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.average_every = 5
     config.average_decay = 0.95
     config.label_smoothing = 0.2
+    config.tta = "mirror_translate"
     return with_variant(config, variant, smoke_epochs=0.25)

@@ -1,4 +1,4 @@
-"""The `patches` lowering computes what flax' own layers compute, values and gradients, to TOLERANCE in float64.
+"""Each lowering computes what flax' own layers compute, values and gradients, to TOLERANCE in float64.
 
 And normalised inputs.
 """
@@ -19,10 +19,11 @@ from cifar_flax.layers import (
     Normalize,
     columns_dot_general,
     patches_conv,
-    resolve_lowering,
     slices_max_pool,
+    winograd_or_patches_conv,
 )
 from cifar_flax.steps import data_mesh
+from cifar_flax.winograd import TILES
 
 TOLERANCE = 1e-12  # relative and absolute; sums of at most a few thousand float64 products
 
@@ -79,13 +80,59 @@ def test_patches_are_nn_conv(size, kernel, strides, padding, channels):
 
 
 @pytest.mark.parametrize(
+    ("batch", "size", "padding"),
+    [
+        (2, (8, 8), "SAME"),
+        (2, (7, 5), "SAME"),  # half a tile at the end
+        (3, (7, 9), ((1, 0), (1, 0))),  # airbench94, in front of a pooling
+        (2, (3, 3), "VALID"),
+        (2, (5, 4), ((0, 2), (3, 1))),
+        (2, (1, 1), "SAME"),
+        (6, (2, 2 * TILES), "SAME"),  # each image a piece, of more tiles than a piece should have
+        (7, (2, 2 * TILES // 3), "SAME"),  # a batch that only one and seven divide
+    ],
+)
+def test_winograds_tiles_are_nn_conv(batch, size, padding):
+    images = random(batch, *size, 3)
+    fields = {"features": 4, "kernel_size": (3, 3), "padding": padding, "param_dtype": jnp.float64}
+    library, winograd = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=winograd_or_patches_conv)
+    params = jax.jit(library.init)(jax.random.key(0), images)
+    flat, tree = jax.tree.flatten(params)
+
+    def apply(layer):
+        return lambda images, *leaves: layer.apply(jax.tree.unflatten(tree, leaves), images)
+
+    assert_same(apply(winograd), apply(library), images, *flat)
+
+
+def test_winograds_rounding_in_float32_is_that_of_a_sum():
+    """256 channels deep, as airbench94's; the library's own error is about a third of it."""
+    images, kernel = random(4, 7, 7, 256), random(3, 3, 256, 32, seed=1) / 48
+    exact = patches_conv(images, kernel, (1, 1), "SAME")
+    single = (array.astype(jnp.float32) for array in (images, kernel))
+    np.testing.assert_allclose(winograd_or_patches_conv(*single, (1, 1), "SAME"), exact, atol=2e-5)
+
+
+@pytest.mark.parametrize("fields", [{"kernel_size": (2, 2)}, {"kernel_size": (3, 3), "strides": 2}])
+def test_other_kernels_and_strides_are_left_to_the_patches(fields):
+    images = random(2, 8, 8, 3)
+    layers = [
+        nn.Conv(4, **fields, param_dtype=jnp.float64, conv_general_dilated=conv)
+        for conv in (patches_conv, winograd_or_patches_conv)
+    ]
+    params = layers[0].init(jax.random.key(0), images)
+    np.testing.assert_array_equal(*(layer.apply(params, images) for layer in layers))
+
+
+@pytest.mark.parametrize("conv", [patches_conv, winograd_or_patches_conv])
+@pytest.mark.parametrize(
     "extra", [{"kernel_dilation": 2}, {"input_dilation": 2, "padding": ((1, 1), (1, 1))}, {"feature_group_count": 2}]
 )
-def test_what_patches_leave_to_the_library_still_works(extra):
+def test_what_is_left_to_the_library_still_works(extra, conv):
     images = random(2, 8, 8, 4)
     fields = {"features": 4, "kernel_size": (3, 3), "param_dtype": jnp.float64, **extra}
     params = nn.Conv(**fields).init(jax.random.key(0), images)
-    mine = nn.Conv(**fields, conv_general_dilated=patches_conv).apply(params, images)
+    mine = nn.Conv(**fields, conv_general_dilated=conv).apply(params, images)
     np.testing.assert_allclose(mine, nn.Conv(**fields).apply(params, images), rtol=TOLERANCE, atol=TOLERANCE)
 
 
@@ -125,15 +172,6 @@ def test_ties_behind_a_relu_carry_no_gradient(lowering):
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_auto_is_patches_on_cpus_only():
-    assert [resolve_lowering("auto", platform) for platform in ("cpu", "gpu", "tpu")] == [
-        "patches",
-        "library",
-        "library",
-    ]
-    assert resolve_lowering("library", "cpu") == "library"
-
-
 @pytest.mark.parametrize("size", [(2048, 2048), (8, 8)])
 def test_columns_are_a_product(size):
     """A kernel large enough to be turned, and a small one."""
@@ -152,15 +190,15 @@ def test_columns_are_a_product(size):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [3, DEEP])
-def test_patches_of_a_batch_on_several_devices(channels):
+@pytest.mark.parametrize(("conv", "channels"), [(patches_conv, 3), (patches_conv, DEEP), (winograd_or_patches_conv, 3)])
+def test_convolutions_of_a_batch_on_several_devices(conv, channels):
     images, kernel = random(4, 6, 6, channels), random(3, 3, channels, 4, seed=1)
     split = jax.device_put(images, NamedSharding(data_mesh(jax.devices()[:4]), PartitionSpec("data")))
 
     @jax.jit
     @partial(jax.grad, argnums=(0, 1))
     def gradients(images, kernel):
-        return (patches_conv(images, kernel, (1, 1), "SAME") ** 2).sum()
+        return (conv(images, kernel, (1, 1), "SAME") ** 2).sum()
 
     for many, one in zip(gradients(split, kernel), gradients(images, kernel), strict=True):
         np.testing.assert_allclose(many, one, rtol=TOLERANCE, atol=TOLERANCE)

@@ -4,17 +4,18 @@ import functools
 import re
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax.config import load_experiment
+from cifar_flax.config import base_config, load_experiment
 from cifar_flax.console import model_table
 from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
 from cifar_flax.models.airbench import Whiten, dirac_init
-from cifar_flax.programs import make_model
+from cifar_flax.programs import make_model, resolve_lowering
 from cifar_flax.state import count_parameters
 from cifar_flax.train import resolve
 
@@ -183,6 +184,36 @@ def test_bfloat16_computes_near_float32_and_returns_float32(name):
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, atol=0.05 * float(np.abs(exact).max()) + 1e-3)
     assert not np.array_equal(rounded, exact)
+
+
+@pytest.mark.parametrize(
+    ("model", "lowering", "on_cpus", "elsewhere"),
+    [
+        ("cnn", "auto", "patches", "library"),
+        ("airbench", "auto", "winograd", "library"),
+        ("airbench", "patches", "patches", "patches"),
+        ("cnn", "library", "library", "library"),
+    ],
+)
+def test_auto_is_what_suits_the_network_on_cpus_and_the_library_elsewhere(model, lowering, on_cpus, elsewhere):
+    config = base_config()
+    config.update(model=model, lowering=lowering)
+    assert [resolve_lowering(config, platform) for platform in ("cpu", "gpu", "tpu")] == [on_cpus, *[elsewhere] * 2]
+
+
+def test_airbench_computes_nothing_that_its_poolings_drop():
+    """On maps of 31, 15 and 7 pixels the first convolution of a group leaves out the last row and column."""
+    model, variables = init("airbench")
+    shapes = {}
+
+    def note(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        shapes.setdefault(context.module.name, output.shape[1:3])
+        return output
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda images: model.apply(variables, images, train=False), random_images(1))
+    assert [shapes[f"conv{i}"] for i in range(1, 7)] == [(30, 30), (15, 15), (14, 14), (7, 7), (6, 6), (3, 3)]
 
 
 def test_airbench_has_the_papers_number_of_parameters():

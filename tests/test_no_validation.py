@@ -89,4 +89,4 @@ def test_the_terminal_names_no_best_epoch(workdir, capsys):
     said = capsys.readouterr().out
     assert "as the last epoch left it" in said
     assert "best epoch" not in said
-    assert "validation none" in console.seeds_table([run_of(workdir)] * 2)
+    assert "validation accuracy none" in console.seeds_table([run_of(workdir)] * 2)

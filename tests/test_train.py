@@ -295,7 +295,8 @@ def test_the_test_accuracy_is_that_of_the_best_checkpoint(tiny_config, tmp_path,
         evaluated.append((int(state.step), int(split[2]) == NUM_TEST))
         return evaluate_all(program, state, split)
 
-    monkeypatch.setattr(train, "evaluate_all", spy)
+    for module in (train, programs):
+        monkeypatch.setattr(module, "evaluate_all", spy)
     record = train_and_evaluate(tiny_config, tmp_path, ONE)
     assert evaluated[-1] == (4 * record["best_epoch"], True)
     assert [is_test for _, is_test in evaluated].count(True) == 1
