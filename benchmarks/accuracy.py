@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
@@ -10,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks import roofline
+from benchmarks.contestants import AIRBENCH
 from benchmarks.table import median, table
 from cifar_flax.epochs import validated
 from cifar_flax.errors import BadInput
@@ -61,7 +64,20 @@ def card(runs: list[Records]) -> str:
     """What an experiment's header card says of its results."""
     if not runs:
         return "no run is published yet"
-    return f"{percent(of_all(runs, 'test_accuracy'))} test accuracy, {named(runs)} (docs/results.md)"
+    plain = f"{percent(of_all(runs, 'test_accuracy'))} test accuracy"
+    tta = with_tta(runs)
+    return f"{plain}{f', {tta} with test-time augmentation' if tta else ''}, {named(runs)} (docs/results.md)"
+
+
+def with_tta(runs: list[Records]) -> str:
+    """Test accuracy with test-time augmentation; empty if the experiment does without."""
+    return percent(of_all(runs, "tta_test_accuracy")) if all("tta_test_accuracy" in r.run for r in runs) else ""
+
+
+def petaflop(records: Records) -> float:
+    """Multiplications and additions of the products of all training steps, in 1e15, counted from the shapes."""
+    step = roofline.training_step(str(records.run["experiment"]), records.config["batch_size"])
+    return step.operations * records.epochs()[-1]["step"] / 1e15
 
 
 def named(runs: list[Records]) -> str:
@@ -70,25 +86,43 @@ def named(runs: list[Records]) -> str:
 
 def summary(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
     """Test accuracy of the reference's experiments beside its own, and apart from them that of all others."""
-    rows = {name: [f"`{name}`", percent(of_all(runs, "test_accuracy")), f"{len(runs)}"] for name, runs in found.items()}
-    ours = [
-        [*row, f"{100 * reference[name]['test_accuracy']:.2f} %"] for name, row in rows.items() if name in reference
-    ]
-    others = [row for name, row in rows.items() if name not in reference]
-    header = ["experiment", "test accuracy", "seeds"]
+    ours, others = [], []
+    for name, runs in found.items():
+        row = [f"`{name}`", percent(of_all(runs, "test_accuracy")), f"{len(runs)}", f"{petaflop(runs[0]):.2f}"]
+        if name in reference:
+            ours.append([*row, f"{100 * reference[name]['test_accuracy']:.2f} %"])
+        else:
+            others.append([*row, with_tta(runs)])
+    header = ["experiment", "test accuracy", "seeds", "PFLOP"]
     parts = [table([*header, "the reference, one run"], ours)]
     if others:
-        parts += ["Beyond the notebook, with other recipes:", table(header, others)]
-    return "\n\n".join([*parts, conditions(found)])
+        parts += ["Beyond the notebook, with other recipes:", table([*header, "with test-time augmentation"], others)]
+    return "\n\n".join([*parts, *headline(found), conditions(found)])
+
+
+def headline(found: dict[str, list[Records]]) -> list[str]:
+    """What the compute of a network of 2012 buys today."""
+    if AIRBENCH not in found or "alexnet" not in found:
+        return []
+    old, new = found["alexnet"], found[AIRBENCH]
+    least, most = petaflop(new[0]), petaflop(old[0])
+    return [
+        f"**The compute of a network of 2012, {most:.2f} PFLOP for `alexnet` and {least:.2f} for `{AIRBENCH}`: "
+        f"{100 * fmean(of_all(new, 'tta_test_accuracy')):.1f} % instead of "
+        f"{100 * fmean(of_all(old, 'test_accuracy')):.1f} %.**"
+    ]
 
 
 def conditions(found: dict[str, list[Records]]) -> str:
     runs = [records.run for several in found.values() for records in several]
     machines = sorted({f"{run['processor']}, {run['platform']}, CPUs: {run['num_cpus']}" for run in runs})
     versions = sorted({f"jax {run['versions']['jax']}, flax {run['versions']['flax']}" for run in runs})
+    without = [f"`{name}`" for name, several in found.items() if None in of_all(several, "best_validation_loss")]
+    unvalidated = f"; {', '.join(without)}: trained on all 50,000 images, of the last step" if without else ""
     return (
         "Mean and standard deviation over the seeds, of the epoch with the lowest validation loss of each run, tested "
-        f"once on the 10,000 test images. Computed on {'; '.join(machines)} with {'; '.join(versions)}."
+        f"once on the 10,000 test images{unvalidated}. PFLOP: of training, counted from the shapes. Computed on "
+        f"{'; '.join(machines)} with {'; '.join(versions)}."
     )
 
 
@@ -105,17 +139,26 @@ def details(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
                     f"{run['best_epoch']} of {records.epochs()[-1]['epoch']}",
                     share(run["best_validation_accuracy"]).replace("%", " %"),
                     f"{100 * run['test_accuracy']:.2f} %",
-                    f"{run['train_seconds'] / 60:.0f}",
+                    with_tta([records]),
+                    *seconds([records]),
                     f"{run['git_commit'][:10]}",
                 ]
             )
-        minutes = median(of_all(runs, "train_seconds")) / 60
         theirs = f", reference {100 * reference[name]['test_accuracy']:.2f} %" if name in reference else ""
         test = f"**{percent(of_all(runs, 'test_accuracy'))}**{theirs}"
         validation = percent(of_all(runs, "best_validation_accuracy"))
-        rows.append([f"**`{name}`**", f"{len(runs)} in all", "", validation, test, f"{minutes:.0f}", ""])
-    header = ["experiment", "seed", "best epoch", "validation accuracy", "test accuracy", "minutes", "commit"]
-    return table(header, rows)
+        tta = with_tta(runs)
+        means = [validation, test, f"**{tta}**" if tta else ""]
+        rows.append([f"**`{name}`**", f"{len(runs)} in all", "", *means, *seconds(runs), ""])
+    header = ["experiment", "seed", "best epoch", "validation accuracy", "test accuracy", "with TTA"]
+    return table([*header, "training, s", "with compilation, s", "commit"], rows)
+
+
+def seconds(runs: list[Records]) -> tuple[str, str]:
+    """Medians of the seconds of training, without and with compilation."""
+    training = of_all(runs, "train_seconds")
+    both = [a + b for a, b in zip(training, of_all(runs, "compile_seconds"), strict=True)]
+    return f"{median(training):,.0f}", f"{median(both):,.0f}"
 
 
 def gallery(found: dict[str, list[Records]]) -> str:

@@ -24,8 +24,9 @@ PAGES = ("README.md", "docs/results.md", "docs/performance.md", "docs/reliabilit
 
 def tables(found: dict[str, list[Records]], reference: dict[str, Any]) -> dict[str, str]:
     """Every generated part of a page, by its name."""
-    speed, startup, torture = (
-        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("speed_cpu", "startup_cpu", "torture")
+    speed, airbench, startup, torture = (
+        json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("speed_cpu", "speed_airbench94_cpu", "startup_cpu", "torture")
     )
     return {
         "accuracy": accuracy.summary(found, reference),
@@ -33,6 +34,7 @@ def tables(found: dict[str, list[Records]], reference: dict[str, Any]) -> dict[s
         "curves": accuracy.gallery(found),
         "speed": table.summary(speed),
         "speed in detail": table.details(speed),
+        "speed of airbench94": table.airbench(airbench),
         "start-up": table.startup(startup),
         "torture": table.torture(torture),
     }

@@ -2,16 +2,21 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cifar_flax.models import MODELS
+from cifar_flax.config import load_experiment
+from cifar_flax.models.airbench import Whiten
+from cifar_flax.programs import make_model
 from cifar_flax.state import count_parameters
 
-ADAM_BYTES = 28  # per float32 parameter: reads gradient, parameter and both moments, writes the last three
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+# per float32 parameter: adam reads gradient, parameter and both moments and writes the last three; sgd has one moment
+BYTES = {"adam": 28, "sgd": 20}
 
 
 class Work(NamedTuple):
@@ -28,22 +33,29 @@ class Rates(NamedTuple):
     bytes_per_second: float
 
 
-def training_step(network: str, batch_size: int) -> Work:
-    """Forward, gradient of the kernel and gradient of the input (not of the images); padded taps are counted."""
-    model = MODELS[network](10)
+def training_step(experiment: str, batch_size: int) -> Work:
+    """Forward, gradient of the kernel where it is trained, and of the input (not of the images); taps on padding, too.
+
+    Every output of a convolution counts as a sum over its whole kernel, however it is computed.
+    """
+    config = load_experiment(str(EXPERIMENTS / f"{experiment}.py"))
+    config.lowering = "library"
+    model = make_model(config, 10)
     products: list[float] = []
 
     def count(next_method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = next_method(*args, **kwargs)
-        if isinstance(context.module, nn.Conv | nn.Dense):
-            kernel = context.module.variables["params"]["kernel"]
-            products.append(2 * output.size / kernel.shape[-1] * kernel.size)
+        if isinstance(context.module, nn.Conv | nn.Dense | Whiten):
+            trained = "kernel" in context.module.variables["params"]
+            kernel = context.module.variables["params" if trained else "batch_stats"]["kernel"]
+            gradients = trained + bool(products)
+            products.append((1 + gradients) * 2 * output.size / kernel.shape[-1] * kernel.size)
         return output
 
     with nn.intercept_methods(count):
         images = jnp.zeros((batch_size, 32, 32, 3))
-        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return Work(3 * sum(products) - products[0], ADAM_BYTES * count_parameters(variables["params"]))
+        variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    return Work(sum(products), BYTES[config.optimizer] * count_parameters(variables["params"]))
 
 
 def seconds_at_least(work: Work, rates: Rates) -> float:

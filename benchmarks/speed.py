@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import roofline
-from benchmarks.contestants import AUGMENTED, CONTESTANTS
+from benchmarks.contestants import AIRBENCH, AUGMENTED, CONTESTANTS, OF_AIRBENCH
 from benchmarks.machine import describe
 from cifar_flax.config import base_config
 from cifar_flax.data import load
@@ -120,14 +120,19 @@ def steps_in(seconds: float, images_per_second: float, batch_size: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument(
+        "--networks", nargs="+", choices=(*NETWORKS, AIRBENCH), default=NETWORKS, help=f"{AIRBENCH}: alone"
+    )
     parser.add_argument("--contestants", nargs="+", choices=tuple(CONTESTANTS), default=tuple(CONTESTANTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of training, a contestant and round")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, help=f"default 32, of {AIRBENCH} 1024")
     parser.add_argument("--dataset", default="cifar10", help="as config.dataset")
     parser.add_argument("--output", type=Path, help="JSON file; default results/speed_PLATFORM.json")
     options = parser.parse_args()
+    if AIRBENCH in options.networks and len(options.networks) > 1:
+        parser.error(f"--networks: {AIRBENCH} has a batch size and contestants of its own; measure it alone")
+    options.batch_size = options.batch_size or (1024 if AIRBENCH in options.networks else 32)
     machine = describe()
     networks = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -138,6 +143,7 @@ def main() -> None:
             work = roofline.training_step(network, options.batch_size)
             # augmentation is the CNN's question: AlexNet's step is thirty times as long, the MLP has no use for it
             names = [name for name in options.contestants if name != AUGMENTED or network == "cnn"]
+            names = [name for name in names if network != AIRBENCH or name in OF_AIRBENCH]
             networks[network] = {
                 "rates": rates._asdict(),
                 "work": work._asdict(),

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import FLUSHED, PEERS, US, USUAL_LOOP
+from benchmarks.contestants import AIRBENCH, FLUSHED, PEERS, US, USUAL_LOOP
 
-TITLES = {"mlp": "MLP", "cnn": "CNN", "alexnet": "AlexNet"}
+TITLES = {"mlp": "MLP", "cnn": "CNN", "alexnet": "AlexNet", AIRBENCH: AIRBENCH}
 
 
 def row(*cells: str) -> str:
@@ -24,18 +24,20 @@ def median(values: list[float]) -> float:
 
 
 def ratio(network: dict[str, Any], names: tuple[str, ...], measure: str) -> float:
-    """Ours over the fastest of `names`, medians of all rounds."""
+    """Ours over the fastest of `names` that took part, medians of all rounds."""
     contestants = network["contestants"]
-    return median(contestants[US][measure]) / max(median(contestants[name][measure]) for name in names)
+    others = [median(contestants[name][measure]) for name in names if name in contestants]
+    return median(contestants[US][measure]) / max(others)
 
 
 def conditions(record: dict[str, Any]) -> str:
     machine, rounds = record["machine"], len(next(iter(record["networks"].values()))["contestants"][US]["train"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     rates = [network["rates"] for network in record["networks"].values()]
+    optimizer = "SGD" if AIRBENCH in record["networks"] else "Adam"
     return (
         f"Medians of {rounds} alternating rounds of one run on the {machine['platform'].upper()}, batch "
-        f"{record['batch_size']}, float32, Adam: {machine['processor']}, {machine['threads']} threads, "
+        f"{record['batch_size']}, float32, {optimizer}: {machine['processor']}, {machine['threads']} threads, "
         f"{machine['memory_gib']} GiB; the machine multiplies at "
         f"{min(r['operations_per_second'] for r in rates) / 1e9:.0f} to "
         f"{max(r['operations_per_second'] for r in rates) / 1e9:.0f} GFLOP/s and copies at "
@@ -84,10 +86,16 @@ def details(record: dict[str, Any]) -> str:
         header = [TITLES[name], "training images/s", "of the roofline", "evaluation images/s", "compiling, s", "MiB"]
         parts.append(
             f"{table(header, rows)}\n\n"
-            f"{TITLES[name]}: {work['operations'] / 1e9:.2f} GFLOP and {work['bytes'] / 1e9:.2f} GB of Adam a step, so "
-            f"at least {1000 * least:.1f} ms; evaluation over the best peer: {ratio(network, PEERS, 'evaluate'):.2f}."
+            f"{TITLES[name]}: {work['operations'] / 1e9:.2f} GFLOP and {work['bytes'] / 1e9:.2f} GB of the "
+            f"optimizer a step, so at least {1000 * least:,.1f} ms; ours over the best peer: training "
+            f"{ratio(network, PEERS, 'train'):.2f}, evaluation {ratio(network, PEERS, 'evaluate'):.2f}."
         )
     return "\n\n".join(parts)
+
+
+def airbench(record: dict[str, Any]) -> str:
+    """The record of the network that is measured alone."""
+    return f"{details(record)}\n\n{conditions(record)}"
 
 
 def startup(record: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ IMAGE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
-TILES = 2048  # most tiles in a piece, unless one image has more
+TILES = 4096  # most tiles in a piece, unless one image has more
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Grid = list[list[Array]]  # of arrays of one shape, by row and column of a tile
@@ -43,7 +43,8 @@ def _forward(images: Array, kernel: Array, padding: Padding) -> tuple[Array, tup
     size, transformed = _output_size(images, padding), _transform_kernel(kernel)
 
     def conv(piece: Array) -> Array:
-        return _from_tiles(jnp.einsum("ntc,nco->nto", _to_tiles(piece, padding, size), transformed), len(piece), size)
+        tiles = _to_tiles(piece, padding, size)
+        return _from_tiles([tile @ kernel for tile, kernel in zip(tiles, transformed, strict=True)], len(piece), size)
 
     outputs = lax.map(conv, _in_pieces(images, size))
     return outputs.reshape(-1, *size, kernel.shape[-1]), (images, kernel)
@@ -53,17 +54,18 @@ def _backward(padding: Padding, residuals: tuple[Array, Array], gradient: Array)
     images, kernel = residuals
     size = _output_size(images, padding)
     transformed, transpose_kernel = jax.vjp(_transform_kernel, kernel)
-    turned = lax.optimization_barrier(transformed.swapaxes(1, 2))
+    turned = [lax.optimization_barrier(tile.T) for tile in transformed]
 
-    def gradients(of_kernel: Array, pieces: tuple[Array, Array]) -> tuple[Array, Array]:
+    def gradients(of_kernel: list[Array], pieces: tuple[Array, Array]) -> tuple[list[Array], Array]:
         piece, of_outputs = pieces
         of_products = _from_tiles_transposed(of_outputs)
-        of_kernel += jnp.einsum("ntc,nto->nco", _to_tiles(piece, padding, size), of_products)
-        of_tiles = jnp.einsum("nto,noc->ntc", of_products, turned)
+        tiles = _to_tiles(piece, padding, size)
+        of_kernel = [g + tile.T @ product for g, tile, product in zip(of_kernel, tiles, of_products, strict=True)]
+        of_tiles = [product @ kernel for product, kernel in zip(of_products, turned, strict=True)]
         return of_kernel, _to_tiles_transposed(of_tiles, piece.shape, padding, size)
 
     pieces = _in_pieces(images, size), _in_pieces(gradient, size)
-    of_kernel, of_images = lax.scan(gradients, jnp.zeros_like(transformed), pieces)
+    of_kernel, of_images = lax.scan(gradients, [jnp.zeros_like(tile) for tile in transformed], pieces)
     return of_images.reshape(images.shape), transpose_kernel(of_kernel)[0]
 
 
@@ -87,15 +89,15 @@ def _in_pieces(images: Array, size: tuple[int, int]) -> Array:
     return images.reshape(batch // piece, piece, *images.shape[1:])
 
 
-def _transform_kernel(kernel: Array) -> Array:
-    """[3, 3, C, O] -> [16, C, O]."""
+def _transform_kernel(kernel: Array) -> list[Array]:
+    """[3, 3, C, O] -> 16 of [C, O]."""
     transform = jnp.asarray(KERNEL, kernel.dtype)
     tiles = jnp.einsum("ai,ijco,bj->abco", transform, kernel, transform, precision=lax.Precision.HIGHEST)
-    return tiles.reshape(16, *kernel.shape[2:])
+    return [tile for row in tiles for tile in row]
 
 
-def _to_tiles(images: Array, padding: Padding, size: tuple[int, int]) -> Array:
-    """The transformed tiles of images [B, H, W, C], one for each 2x2 outputs: [16, B R S, C]."""
+def _to_tiles(images: Array, padding: Padding, size: tuple[int, int]) -> list[Array]:
+    """The transformed tiles of images [B, H, W, C], one for each 2x2 outputs: 16 of [B R S, C]."""
     rows, columns = _num_tiles(size)
     images = lax.optimization_barrier(jnp.pad(images, ((0, 0), *_up_to_tiles(images.shape, padding, size), (0, 0))))
     batch, _, _, channels = images.shape
@@ -106,14 +108,14 @@ def _to_tiles(images: Array, padding: Padding, size: tuple[int, int]) -> Array:
         ]
         for i in range(4)
     ]
-    return jnp.stack([tile.reshape(-1, channels) for row in _transform(IMAGE, pixels) for tile in row])
+    return [tile.reshape(-1, channels) for row in _transform(IMAGE, pixels) for tile in row]
 
 
-def _to_tiles_transposed(tiles: Array, shape: Sequence[int], padding: Padding, size: tuple[int, int]) -> Array:
-    """Adds tiles [16, B R S, C] up to images of `shape`, [B, H, W, C]; a pixel lies in up to four of them."""
+def _to_tiles_transposed(tiles: list[Array], shape: Sequence[int], padding: Padding, size: tuple[int, int]) -> Array:
+    """Adds tiles, 16 of [B R S, C], up to images of `shape`, [B, H, W, C]; a pixel lies in up to four of them."""
     batch, height, width, channels = shape
     rows, columns = _num_tiles(size)
-    pixels = _transform(IMAGE.T, _grid(tiles.reshape(16, batch, rows, columns, channels), 4))
+    pixels = _transform(IMAGE.T, _grid([tile.reshape(batch, rows, columns, channels) for tile in tiles]))
 
     def moved(i: int, j: int, down: int, right: int) -> Array:
         """Where the second half of a tile falls on the first half of the next one."""
@@ -124,20 +126,20 @@ def _to_tiles_transposed(tiles: Array, shape: Sequence[int], padding: Padding, s
     return _interleaved(every)[:, top : top + height, left : left + width]
 
 
-def _from_tiles(tiles: Array, batch: int, size: tuple[int, int]) -> Array:
-    """The outputs [B, H', W', O] out of the products [16, B R S, O]."""
-    tiles = tiles.reshape(16, batch, *_num_tiles(size), -1)
-    return _interleaved(_transform(OUTPUT, _grid(tiles, 4)))[:, : size[0], : size[1]]
+def _from_tiles(tiles: list[Array], batch: int, size: tuple[int, int]) -> Array:
+    """The outputs [B, H', W', O] out of the products, 16 of [B R S, O]."""
+    products = _grid([tile.reshape(batch, *_num_tiles(size), -1) for tile in tiles])
+    return _interleaved(_transform(OUTPUT, products))[:, : size[0], : size[1]]
 
 
-def _from_tiles_transposed(outputs: Array) -> Array:
-    """Outputs [B, H', W', O] -> [16, B R S, O]."""
+def _from_tiles_transposed(outputs: Array) -> list[Array]:
+    """Outputs [B, H', W', O] -> 16 of [B R S, O]."""
     batch, height, width, features = outputs.shape
     rows, columns = _num_tiles((height, width))
     outputs = jnp.pad(outputs, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
     outputs = outputs.reshape(batch, rows, 2, columns, 2, features)
     places = [[outputs[:, :, i, :, j].reshape(-1, features) for j in (0, 1)] for i in (0, 1)]
-    return jnp.stack([tile for row in _transform(OUTPUT.T, places) for tile in row])
+    return [tile for row in _transform(OUTPUT.T, places) for tile in row]
 
 
 def _up_to_tiles(shape: Sequence[int], padding: Padding, size: tuple[int, int]) -> Padding:
@@ -147,9 +149,9 @@ def _up_to_tiles(shape: Sequence[int], padding: Padding, size: tuple[int, int]) 
     return (top, 2 * rows + 2 - top - shape[1]), (left, 2 * columns + 2 - left - shape[2])
 
 
-def _grid(arrays: Array, columns: int) -> Grid:
-    """[n, ...] by rows of `columns`."""
-    return [[arrays[first + j] for j in range(columns)] for first in range(0, len(arrays), columns)]
+def _grid(arrays: list[Array]) -> Grid:
+    """16 arrays as four rows."""
+    return [arrays[first : first + 4] for first in range(0, 16, 4)]
 
 
 def _interleaved(places: Grid) -> Array:

@@ -61,6 +61,8 @@ CONTESTANTS = {
     FLUSHED: Entry("pytorch", {"flush_denormals": True}),
     "PyTorch, compiled": Entry("pytorch", {"compiled": True}),
 }
+AIRBENCH = "airbench94"  # a network apart from the others: with its own batch size, SGD, and fewer contestants
+OF_AIRBENCH = (US, "PyTorch, eager", FLUSHED)
 PEERS = tuple(name for name, entry in CONTESTANTS.items() if entry.module in ("keras_fit", "pytorch"))
 
 
