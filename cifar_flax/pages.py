@@ -65,14 +65,16 @@ def report_of_runs(runs: dict[str, Records]) -> str:
     """The HTML page of several runs, by their names: results, means over seeds, and validation curves."""
     rows = [compared(name, records) for name, records in runs.items()]
     lines = {name: records.epochs() for name, records in runs.items()}
-    lines = {name: epochs for name, epochs in lines.items() if validated(epochs)}
+    without = [name for name, epochs in lines.items() if not validated(epochs)]
+    remarks = [f"Trained without validation images, so without a curve: {', '.join(without)}."] if without else []
+    lines = {name: epochs for name, epochs in lines.items() if name not in without}
     curves = [
         (f"validation {quantity} by epoch", inline(figures.comparison(lines, quantity)))
         for quantity in ("loss", "accuracy")
         if lines
     ]
     columns = [name for name, _ in rows[0]]
-    return page(title=f"{len(runs)} runs", means=means(runs), columns=columns, rows=rows, curves=curves)
+    return page(title=f"{len(runs)} runs", means=[*means(runs), *remarks], columns=columns, rows=rows, curves=curves)
 
 
 def page(**contents: Any) -> str:
@@ -157,6 +159,8 @@ def compared(name: str, records: Records) -> list[tuple[str, str]]:
     """The row of one run among several, as (column, value)."""
     run = records.run
     test = f"{run['test_accuracy']:.2%}" if run["status"] == "done" else run["status"]
+    if run["status"] == "done" and "tta_test_accuracy" in run:
+        test += f", with TTA {run['tta_test_accuracy']:.2%}"
     return [
         ("run", name),
         ("experiment", run["experiment"]),
