@@ -18,7 +18,7 @@ from cifar_flax.epochs import validated
 from cifar_flax.errors import BadInput
 from cifar_flax.figures import STYLE, TRAINING, VALIDATION
 from cifar_flax.records import Records
-from cifar_flax.spread import percent, seeds, share
+from cifar_flax.spread import percent, seeds
 
 FILES = ("config.json", "run.json", "metrics.jsonl")
 ORDER = ("mlp", "cnn", "cnn_augmented", "alexnet")  # the reference's; others follow
@@ -137,8 +137,8 @@ def details(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
                     f"`{name}`",
                     f"{run['seed']}",
                     f"{run['best_epoch']} of {records.epochs()[-1]['epoch']}",
-                    share(run["best_validation_accuracy"]).replace("%", " %"),
-                    f"{100 * run['test_accuracy']:.2f} %",
+                    percent([run["best_validation_accuracy"]]),
+                    percent([run["test_accuracy"]]),
                     with_tta([records]),
                     *seconds([records]),
                     f"{run['git_commit'][:10]}",

@@ -1,5 +1,6 @@
 """What a training step costs at least: its operations and bytes from the shapes, and the machine's rates."""
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ class Rates(NamedTuple):
     bytes_per_second: float
 
 
+@functools.cache
 def training_step(experiment: str, batch_size: int) -> Work:
     """Forward, gradient of the kernel where it is trained, and of the input (not of the images); taps on padding, too.
 

@@ -147,13 +147,13 @@ def _verdict(epochs: list[dict[str, Any]]) -> str:
 
 
 def result(run: dict[str, Any], workdir: Path) -> None:
-    validated = run["num_validation_examples"] > 0
-    if validated:
+    chosen = run["num_validation_examples"] > 0
+    if chosen:
         say(
             f"best epoch {run['best_epoch']}: validation loss {run['best_validation_loss']:.4f}, "
             f"accuracy {run['best_validation_accuracy']:.2%}"
         )
-    tested = "of the best epoch's checkpoint" if validated else "as the last epoch left it: nothing was validated"
+    tested = "of the best epoch's checkpoint" if chosen else "as the last epoch left it: nothing was validated"
     say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), {tested}")
     if "tta_test_accuracy" in run:
         say(f"with test-time augmentation {run['tta_test_accuracy']:.2%} (loss {run['tta_test_loss']:.4f})")

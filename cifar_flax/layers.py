@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from cifar_flax.windows import windows
 from cifar_flax.winograd import winograd_conv
 
 DEEP = 64  # input channels from which on each row of a kernel is a product of its own
@@ -78,23 +79,6 @@ def _kept(array: Array) -> Array:
     return lax.optimization_barrier(array)
 
 
-def _windows(images: Array, window: Sequence[int], strides: Sequence[int]) -> list[Array]:
-    """One [B, H', W', C] slice for each of the window's h * w places, row by row; what no window covers is cropped."""
-    _, height, width, _ = images.shape
-    rows, columns = (height - window[0]) // strides[0] + 1, (width - window[1]) // strides[1] + 1
-    span = (rows - 1) * strides[0] + 1, (columns - 1) * strides[1] + 1
-    return [
-        lax.slice(
-            images,
-            (0, i, j, 0),
-            (images.shape[0], i + span[0], j + span[1], images.shape[3]),
-            (1, strides[0], strides[1], 1),
-        )
-        for i in range(window[0])
-        for j in range(window[1])
-    ]
-
-
 def patches_conv(
     lhs: Array,
     rhs: Array,
@@ -105,15 +89,19 @@ def patches_conv(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
+    *,
+    winograd: bool = False,
 ) -> Array:
     """Convolves images [B, H, W, C] with a kernel [h, w, C, O] as products of patches with the kernel.
 
-    Dilated and grouped convolutions are left to the library.
+    With `winograd` 3x3 kernels of stride 1 are `winograd_conv`'s. Dilated and grouped convolutions are left to the
+    library.
 
     Returns:
         [B, H', W', O], in the dtype of the arguments.
     """
-    if not _is_plain(lhs_dilation, rhs_dilation, feature_group_count):
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    if dilated or feature_group_count != 1:
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -125,44 +113,16 @@ def patches_conv(
             feature_group_count,
             precision=precision,
         )
-    padding = _in_pixels(padding, lhs, rhs, window_strides)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    if winograd and rhs.shape[:2] == (3, 3) and tuple(window_strides) == (1, 1):
+        (above, below), (left, right) = padding
+        return winograd_conv(lhs, rhs, ((above, below), (left, right)))
     by_patches = _conv_by_rows if lhs.shape[3] >= DEEP else _conv_by_windows
     return by_patches(lhs, rhs, window_strides, padding, precision)
 
 
-def winograd_or_patches_conv(
-    lhs: Array,
-    rhs: Array,
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    precision: Any = None,
-) -> Array:
-    """The same, for networks of many 3x3 convolutions with stride 1: those are `winograd_conv`'s."""
-    plain = _is_plain(lhs_dilation, rhs_dilation, feature_group_count)
-    if plain and rhs.shape[:2] == (3, 3) and tuple(window_strides) == (1, 1):
-        return winograd_conv(lhs, rhs, _in_pixels(padding, lhs, rhs, window_strides))
-    return patches_conv(
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
-    )
-
-
-def _is_plain(lhs_dilation: Sequence[int] | None, rhs_dilation: Sequence[int] | None, feature_group_count: int) -> bool:
-    """Whether a convolution is neither dilated nor grouped."""
-    return feature_group_count == 1 and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-
-
-def _in_pixels(
-    padding: str | Sequence[tuple[int, int]], images: Array, kernel: Array, strides: Sequence[int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The zeros (above, below) and (left, right)."""
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
-    (above, below), (left, right) = padding
-    return (above, below), (left, right)
+winograd_or_patches_conv = partial(patches_conv, winograd=True)
 
 
 def _product(patches: Array, kernel: Array, precision: Any) -> Array:
@@ -177,7 +137,7 @@ def _conv_by_windows(
 ) -> Array:
     """One product: patches [B, H', W', h w C] x kernel [h w C, O]."""
     padded = _kept(jnp.pad(images, ((0, 0), *padding, (0, 0))))
-    patches = jnp.concatenate(_windows(padded, kernel.shape[:2], strides), axis=-1)
+    patches = jnp.concatenate(windows(padded, kernel.shape[:2], strides), axis=-1)
     return _product(patches, kernel, precision)
 
 
@@ -193,7 +153,7 @@ def _conv_by_rows(
     height, top, stride = images.shape[1], padding[0][0], strides[0]
     num_rows = (height + sum(padding[0]) - h) // stride + 1
     by_row = _kept(jnp.pad(images, ((0, 0), (0, 0), padding[1], (0, 0))).swapaxes(0, 1))
-    patches = jnp.concatenate(_windows(by_row, (1, w), (1, strides[1])), axis=-1)
+    patches = jnp.concatenate(windows(by_row, (1, w), (1, strides[1])), axis=-1)
     output = jnp.zeros((num_rows, *patches.shape[1:3], features), patches.dtype)
     for i in range(h):
         # the output rows whose i-th input row lies within the image
@@ -215,8 +175,8 @@ def slices_max_pool(images: Array, window: tuple[int, int], strides: tuple[int, 
     if window == strides:
         height, width = (side // w * w for side, w in zip(images.shape[1:3], window, strict=True))
         return _max_of_tiles(images[:, :height, :width], window)
-    rows = reduce(jnp.maximum, _windows(images, (window[0], 1), (strides[0], 1)))
-    return reduce(jnp.maximum, _windows(rows, (1, window[1]), (1, strides[1])))
+    rows = reduce(jnp.maximum, windows(images, (window[0], 1), (strides[0], 1)))
+    return reduce(jnp.maximum, windows(rows, (1, window[1]), (1, strides[1])))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

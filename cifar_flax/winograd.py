@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from cifar_flax.windows import windows
+
 # The transforms of a 4x4 tile of the image, of a 3x3 kernel and of the 4x4 products (equation 4.1 ff.).
 IMAGE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -98,17 +100,9 @@ def _transform_kernel(kernel: Array) -> list[Array]:
 
 def _to_tiles(images: Array, padding: Padding, size: tuple[int, int]) -> list[Array]:
     """The transformed tiles of images [B, H, W, C], one for each 2x2 outputs: 16 of [B R S, C]."""
-    rows, columns = _num_tiles(size)
     images = lax.optimization_barrier(jnp.pad(images, ((0, 0), *_up_to_tiles(images.shape, padding, size), (0, 0))))
-    batch, _, _, channels = images.shape
-    pixels = [
-        [
-            lax.slice(images, (0, i, j, 0), (batch, i + 2 * rows - 1, j + 2 * columns - 1, channels), (1, 2, 2, 1))
-            for j in range(4)
-        ]
-        for i in range(4)
-    ]
-    return [tile.reshape(-1, channels) for row in _transform(IMAGE, pixels) for tile in row]
+    pixels = _grid(windows(images, (4, 4), (2, 2)))
+    return [tile.reshape(-1, images.shape[3]) for row in _transform(IMAGE, pixels) for tile in row]
 
 
 def _to_tiles_transposed(tiles: list[Array], shape: Sequence[int], padding: Padding, size: tuple[int, int]) -> Array:

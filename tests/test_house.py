@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # from the cellar up; a room imports from the floors below its own only
 FLOORS = (
-    {"errors"},
+    {"errors", "windows"},
     {"commandline", "checksums", "durable", "machine", "spread", "calibration", "epochs", "winograd", "tta"},
     {"layers", "data", "figures", "records", "events", "augment", "metrics", "state", "optimizers", "interruption"},
     {"models", "checkpoints", "averaging"},

@@ -51,6 +51,18 @@ def assert_same(ours, theirs, *arguments):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def assert_is_nn_conv(conv, images, **fields):
+    """As a layer of these fields, on parameters that flax' own layer begins with."""
+    library, ours = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=conv)
+    params = jax.jit(library.init)(jax.random.key(0), images)
+    flat, tree = jax.tree.flatten(params)
+
+    def apply(layer):
+        return lambda images, *leaves: layer.apply(jax.tree.unflatten(tree, leaves), images)
+
+    assert_same(apply(ours), apply(library), images, *flat)
+
+
 @pytest.mark.parametrize("channels", [3, DEEP])
 @pytest.mark.parametrize(
     ("size", "kernel", "strides", "padding"),
@@ -69,14 +81,7 @@ def assert_same(ours, theirs, *arguments):
 def test_patches_are_nn_conv(size, kernel, strides, padding, channels):
     images = random(2, *size, channels)
     fields = {"features": 4, "kernel_size": kernel, "strides": strides, "padding": padding, "param_dtype": jnp.float64}
-    library, patches = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=patches_conv)
-    params = jax.jit(library.init)(jax.random.key(0), images)
-    flat, tree = jax.tree.flatten(params)
-
-    def apply(layer):
-        return lambda images, *leaves: layer.apply(jax.tree.unflatten(tree, leaves), images)
-
-    assert_same(apply(patches), apply(library), images, *flat)
+    assert_is_nn_conv(patches_conv, images, **fields)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +100,7 @@ def test_patches_are_nn_conv(size, kernel, strides, padding, channels):
 def test_winograds_tiles_are_nn_conv(batch, size, padding):
     images = random(batch, *size, 3)
     fields = {"features": 4, "kernel_size": (3, 3), "padding": padding, "param_dtype": jnp.float64}
-    library, winograd = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=winograd_or_patches_conv)
-    params = jax.jit(library.init)(jax.random.key(0), images)
-    flat, tree = jax.tree.flatten(params)
-
-    def apply(layer):
-        return lambda images, *leaves: layer.apply(jax.tree.unflatten(tree, leaves), images)
-
-    assert_same(apply(winograd), apply(library), images, *flat)
+    assert_is_nn_conv(winograd_or_patches_conv, images, **fields)
 
 
 def test_winograds_rounding_in_float32_is_that_of_a_sum():
