@@ -1,14 +1,16 @@
 """What a training step costs at least: its operations and bytes from the shapes, and the machine's rates."""
 
-import functools
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
 
 from cifar_flax.config import load_experiment
 from cifar_flax.models.airbench import Whiten
@@ -34,7 +36,7 @@ class Rates(NamedTuple):
     bytes_per_second: float
 
 
-@functools.cache
+@cache
 def training_step(experiment: str, batch_size: int) -> Work:
     """Forward, gradient of the kernel where it is trained, and of the input (not of the images); taps on padding, too.
 
@@ -51,13 +53,23 @@ def training_step(experiment: str, batch_size: int) -> Work:
             trained = "kernel" in context.module.variables["params"]
             kernel = context.module.variables["params" if trained else "batch_stats"]["kernel"]
             gradients = trained + bool(products)
-            products.append((1 + gradients) * 2 * output.size / kernel.shape[-1] * kernel.size)
+            sums = _conv_outputs(context.module, args[0], kernel) if isinstance(context.module, nn.Conv) else output
+            products.append((1 + gradients) * 2 * sums.size / kernel.shape[-1] * kernel.size)
         return output
 
     with nn.intercept_methods(count):
         images = jnp.zeros((batch_size, 32, 32, 3))
         variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     return Work(sum(products), BYTES[config.optimizer] * count_parameters(variables["params"]))
+
+
+def _conv_outputs(layer: nn.Conv, images: Array, kernel: Array) -> jax.ShapeDtypeStruct:
+    """Before a maximum over them that the layer's `conv_general_dilated` may take, too."""
+    conv: Callable[..., Array] = lax.conv_general_dilated
+    strides = np.broadcast_to(layer.strides or 1, 2).tolist()
+    fields = {"window_strides": strides, "padding": layer.padding, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    outputs: jax.ShapeDtypeStruct = jax.eval_shape(partial(conv, **fields), images, kernel)
+    return outputs
 
 
 def seconds_at_least(work: Work, rates: Rates) -> float:

@@ -1,11 +1,12 @@
-"""Convolution and max-pooling, lowered in two ways, how kernels start, and normalised inputs.
+"""Convolution and max-pooling, lowered in three ways, GELU, how kernels start, and normalised inputs.
 
-Of the lowerings, `library` is XLA's own, `patches` is for CPUs.
+Of the lowerings, `library` is XLA's own, `patches` is for CPUs, and `winograd` is `patches` with 3x3 convolutions by
+`winograd.py`.
 
 XLA's CPU convolutions are slow, most of all inside a loop and in their gradients, and so is the gradient of its
 windowed maximum (`select_and_scatter`). `patches` writes a convolution as matrix products over the patches of the
 image (im2col: Chellapilla, Puri and Simard, 2006, "High Performance Convolutional Neural Networks for Document
-Processing") and a pooling as a maximum over slices. Both lowerings compute the same function from the same
+Processing") and a pooling as a maximum over slices. All lowerings compute the same function from the same
 parameters; only rounding differs. What was tried and measured is in docs/performance.md.
 """
 
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from cifar_flax.windows import windows
+from cifar_flax.windows import first_maximum, windows
 from cifar_flax.winograd import winograd_conv
 
 DEEP = 64  # input channels from which on each row of a kernel is a product of its own
@@ -46,18 +48,43 @@ def _mean_by_channel(images: Array) -> Array:
     return images.mean((0, 1, 2), keepdims=True)
 
 
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """Numbers times the normal distribution up to them (Hendrycks and Gimpel, 2016, arXiv 1606.08415, section 2).
+
+    The function of `nn.gelu(approximate=False)`. That one's gradient keeps and reads several arrays on CPUs; this one
+    is a single formula of `x`.
+    """
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return (1 + lax.erf(x * 0.5**0.5)) / 2
+
+
+def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+    density = jnp.exp(-x * x / 2) * (2 * np.pi) ** -0.5
+    return (gradient * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
 class Lowering(NamedTuple):
     """How a model computes its convolutions and poolings.
 
     Attributes:
         conv: what `nn.Conv(conv_general_dilated=...)` takes; signature of `jax.lax.conv_general_dilated`.
         max_pool: `(images [B, H, W, C], window (h, w), strides (h, w)) -> [B, H', W', C]`, without padding.
+        conv_max_pool: `conv`, and the maximum over each 2x2 of its outputs; signature of `conv`. A bias that is added
+            behind it is as good as one in front of the maximum.
         dot_general: what `nn.Dense(dot_general=...)` takes; signature of `jax.lax.dot_general`. Only a dense layer of
             millions of parameters has a use for it.
     """
 
     conv: Callable[..., Array]
     max_pool: Callable[[Array, tuple[int, int], tuple[int, int]], Array]
+    conv_max_pool: Callable[..., Array]
     dot_general: Callable[..., Array]
 
 
@@ -91,6 +118,7 @@ def patches_conv(
     precision: Any = None,
     *,
     winograd: bool = False,
+    pooled: bool = False,
 ) -> Array:
     """Convolves images [B, H, W, C] with a kernel [h, w, C, O] as products of patches with the kernel.
 
@@ -98,11 +126,11 @@ def patches_conv(
     library.
 
     Returns:
-        [B, H', W', O], in the dtype of the arguments.
+        [B, H', W', O], in the dtype of the arguments; if `pooled`, the maximum over each 2x2 of it.
     """
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     if dilated or feature_group_count != 1:
-        return lax.conv_general_dilated(
+        outputs = lax.conv_general_dilated(
             lhs,
             rhs,
             window_strides,
@@ -113,13 +141,15 @@ def patches_conv(
             feature_group_count,
             precision=precision,
         )
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-    if winograd and rhs.shape[:2] == (3, 3) and tuple(window_strides) == (1, 1):
-        (above, below), (left, right) = padding
-        return winograd_conv(lhs, rhs, ((above, below), (left, right)))
-    by_patches = _conv_by_rows if lhs.shape[3] >= DEEP else _conv_by_windows
-    return by_patches(lhs, rhs, window_strides, padding, precision)
+    else:
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+        if winograd and rhs.shape[:2] == (3, 3) and tuple(window_strides) == (1, 1):
+            (above, below), (left, right) = padding
+            return winograd_conv(lhs, rhs, ((above, below), (left, right)), pooled)
+        by_patches = _conv_by_rows if lhs.shape[3] >= DEEP else _conv_by_windows
+        outputs = by_patches(lhs, rhs, window_strides, padding, precision)
+    return slices_max_pool(outputs, (2, 2), (2, 2)) if pooled else outputs
 
 
 winograd_or_patches_conv = partial(patches_conv, winograd=True)
@@ -197,12 +227,8 @@ def _tiles(images: Array, tile: tuple[int, int]) -> Array:
 def _max_of_tiles_forward(images: Array, tile: tuple[int, int]) -> tuple[Array, Array]:
     """The maxima, and where in its tile the first of each lies, counted row by row: int32 [B, R, S, C]."""
     tiles = _tiles(images, tile)
-    maxima = tiles[:, :, 0, :, 0]
-    places = jnp.zeros(maxima.shape, jnp.int32)
-    for place in range(1, tile[0] * tile[1]):
-        pixels = tiles[:, :, place // tile[1], :, place % tile[1]]
-        places = jnp.where(pixels > maxima, place, places)
-        maxima = jnp.maximum(maxima, pixels)
+    every = (tiles[:, :, place // tile[1], :, place % tile[1]] for place in range(tile[0] * tile[1]))
+    maxima, places = first_maximum(every)
     return maxima, _kept(places)
 
 
@@ -220,8 +246,14 @@ def _library_max_pool(images: Array, window: tuple[int, int], strides: tuple[int
     return nn.max_pool(images, window, strides)
 
 
+def _library_conv_max_pool(*arguments: Any, **fields: Any) -> Array:
+    return nn.max_pool(lax.conv_general_dilated(*arguments, **fields), (2, 2), (2, 2))
+
+
 LOWERINGS = {
-    "library": Lowering(lax.conv_general_dilated, _library_max_pool, lax.dot_general),
-    "patches": Lowering(patches_conv, slices_max_pool, columns_dot_general),
-    "winograd": Lowering(winograd_or_patches_conv, slices_max_pool, columns_dot_general),
+    "library": Lowering(lax.conv_general_dilated, _library_max_pool, _library_conv_max_pool, lax.dot_general),
+    "patches": Lowering(patches_conv, slices_max_pool, partial(patches_conv, pooled=True), columns_dot_general),
+    "winograd": Lowering(
+        winograd_or_patches_conv, slices_max_pool, partial(winograd_or_patches_conv, pooled=True), columns_dot_general
+    ),
 }

@@ -1,7 +1,8 @@
-"""The pixels that a window meets on its way over images, as slices."""
+"""The pixels that a window meets on its way over images, as slices, and their maximum."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import jax.numpy as jnp
 from jax import Array, lax
 
 
@@ -20,3 +21,14 @@ def windows(images: Array, window: Sequence[int], strides: Sequence[int]) -> lis
         for i in range(window[0])
         for j in range(window[1])
     ]
+
+
+def first_maximum(pixels: Iterable[Array]) -> tuple[Array, Array]:
+    """Maximum of arrays of one shape, number by number, and which of them, int32, has it first, counted from zero."""
+    pixels = iter(pixels)
+    maxima = next(pixels)
+    places = jnp.zeros(maxima.shape, jnp.int32)
+    for place, others in enumerate(pixels, start=1):
+        places = jnp.where(others > maxima, place, places)
+        maxima = jnp.maximum(maxima, others)
+    return maxima, places

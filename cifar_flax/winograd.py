@@ -11,7 +11,7 @@ measured is in docs/performance.md.
 
 from collections.abc import Sequence
 from functools import partial, reduce
-from itertools import product
+from itertools import chain, product
 from operator import add
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cifar_flax.windows import windows
+from cifar_flax.windows import first_maximum, windows
 
 # The transforms of a 4x4 tile of the image, of a 3x3 kernel and of the 4x4 products (equation 4.1 ff.).
 IMAGE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
@@ -32,41 +32,44 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 Grid = list[list[Array]]  # of arrays of one shape, by row and column of a tile
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def winograd_conv(images: Array, kernel: Array, padding: Padding) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def winograd_conv(images: Array, kernel: Array, padding: Padding, pooled: bool = False) -> Array:
     """Convolves images [B, H, W, C] with a kernel [3, 3, C, O], stride 1 -> [B, H', W', O].
 
-    `padding` are the zeros (above, below) and (left, right).
+    `padding` are the zeros (above, below) and (left, right). If `pooled`, the maximum over each 2x2 outputs, [B, H' //
+    2, W' // 2, O]: they are one tile, so that the outputs themselves, four times as large, are never written.
     """
-    return _forward(images, kernel, padding)[0]
+    return _forward(images, kernel, padding, pooled)[0]
 
 
-def _forward(images: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    size, transformed = _output_size(images, padding), _transform_kernel(kernel)
+def _forward(images: Array, kernel: Array, padding: Padding, pooled: bool) -> tuple[Array, tuple[Array, ...]]:
+    size, transformed = _output_size(images, padding, pooled), _transform_kernel(kernel)
 
-    def conv(piece: Array) -> Array:
+    def conv(piece: Array) -> tuple[Array, ...]:
         tiles = _to_tiles(piece, padding, size)
-        return _from_tiles([tile @ kernel for tile, kernel in zip(tiles, transformed, strict=True)], len(piece), size)
+        products = [tile @ kernel for tile, kernel in zip(tiles, transformed, strict=True)]
+        outputs = _from_tiles(products, len(piece), size)
+        return first_maximum(chain(*outputs)) if pooled else (_interleaved(outputs)[:, : size[0], : size[1]],)
 
-    outputs = lax.map(conv, _in_pieces(images, size))
-    return outputs.reshape(-1, *size, kernel.shape[-1]), (images, kernel)
+    outputs, *argmax = (pieces.reshape(-1, *pieces.shape[2:]) for pieces in lax.map(conv, _in_pieces(images, size)))
+    return outputs, (images, kernel, *argmax)
 
 
-def _backward(padding: Padding, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    images, kernel = residuals
-    size = _output_size(images, padding)
+def _backward(padding: Padding, pooled: bool, residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array]:
+    images, kernel, *argmax = residuals
+    size = _output_size(images, padding, pooled)
     transformed, transpose_kernel = jax.vjp(_transform_kernel, kernel)
     turned = [lax.optimization_barrier(tile.T) for tile in transformed]
 
-    def gradients(of_kernel: list[Array], pieces: tuple[Array, Array]) -> tuple[list[Array], Array]:
-        piece, of_outputs = pieces
-        of_products = _from_tiles_transposed(of_outputs)
+    def gradients(of_kernel: list[Array], pieces: tuple[Array, ...]) -> tuple[list[Array], Array]:
+        piece, of_outputs, *argmax = pieces
+        of_products = _from_tiles_transposed(_unpooled(of_outputs, *argmax) if pooled else _by_place(of_outputs))
         tiles = _to_tiles(piece, padding, size)
         of_kernel = [g + tile.T @ product for g, tile, product in zip(of_kernel, tiles, of_products, strict=True)]
         of_tiles = [product @ kernel for product, kernel in zip(of_products, turned, strict=True)]
         return of_kernel, _to_tiles_transposed(of_tiles, piece.shape, padding, size)
 
-    pieces = _in_pieces(images, size), _in_pieces(gradient, size)
+    pieces = tuple(_in_pieces(whole, size) for whole in (images, gradient, *argmax))
     of_kernel, of_images = lax.scan(gradients, [jnp.zeros_like(tile) for tile in transformed], pieces)
     return of_images.reshape(images.shape), transpose_kernel(of_kernel)[0]
 
@@ -74,9 +77,10 @@ def _backward(padding: Padding, residuals: tuple[Array, Array], gradient: Array)
 winograd_conv.defvjp(_forward, _backward)
 
 
-def _output_size(images: Array, padding: Padding) -> tuple[int, int]:
+def _output_size(images: Array, padding: Padding, pooled: bool) -> tuple[int, int]:
+    """Of the convolution; a row or column that pooling drops is not counted."""
     height, width = (side + sum(pad) - 2 for side, pad in zip(images.shape[1:3], padding, strict=True))
-    return height, width
+    return (height // 2 * 2, width // 2 * 2) if pooled else (height, width)
 
 
 def _num_tiles(size: tuple[int, int]) -> tuple[int, int]:
@@ -120,20 +124,29 @@ def _to_tiles_transposed(tiles: list[Array], shape: Sequence[int], padding: Padd
     return _interleaved(every)[:, top : top + height, left : left + width]
 
 
-def _from_tiles(tiles: list[Array], batch: int, size: tuple[int, int]) -> Array:
-    """The outputs [B, H', W', O] out of the products, 16 of [B R S, O]."""
-    products = _grid([tile.reshape(batch, *_num_tiles(size), -1) for tile in tiles])
-    return _interleaved(_transform(OUTPUT, products))[:, : size[0], : size[1]]
+def _from_tiles(tiles: list[Array], batch: int, size: tuple[int, int]) -> Grid:
+    """The outputs out of the products, 16 of [B R S, O]: 2x2 of [B, R, S, O], by their place in a tile."""
+    return _transform(OUTPUT, _grid([tile.reshape(batch, *_num_tiles(size), -1) for tile in tiles]))
 
 
-def _from_tiles_transposed(outputs: Array) -> list[Array]:
-    """Outputs [B, H', W', O] -> 16 of [B R S, O]."""
+def _from_tiles_transposed(outputs: Grid) -> list[Array]:
+    """2x2 of [B, R, S, O] -> 16 of [B R S, O]."""
+    places = [[output.reshape(-1, output.shape[-1]) for output in row] for row in outputs]
+    return [tile for row in _transform(OUTPUT.T, places) for tile in row]
+
+
+def _by_place(outputs: Array) -> Grid:
+    """Outputs [B, H', W', O] -> 2x2 of [B, R, S, O], by their place in a tile."""
     batch, height, width, features = outputs.shape
     rows, columns = _num_tiles((height, width))
     outputs = jnp.pad(outputs, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
     outputs = outputs.reshape(batch, rows, 2, columns, 2, features)
-    places = [[outputs[:, :, i, :, j].reshape(-1, features) for j in (0, 1)] for i in (0, 1)]
-    return [tile for row in _transform(OUTPUT.T, places) for tile in row]
+    return [[outputs[:, :, i, :, j] for j in (0, 1)] for i in (0, 1)]
+
+
+def _unpooled(of_maxima: Array, argmax: Array) -> Grid:
+    """The gradient of a tile's maximum [B, R, S, O] at the place where it lay, and zeros: 2x2 of [B, R, S, O]."""
+    return [[jnp.where(argmax == 2 * i + j, of_maxima, 0) for j in (0, 1)] for i in (0, 1)]
 
 
 def _up_to_tiles(shape: Sequence[int], padding: Padding, size: tuple[int, int]) -> Padding:

@@ -43,9 +43,10 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        conv, max_pool, _ = LOWERINGS[self.lowering]
-        x = nn.relu(nn.Conv(4, (3, 3), conv_general_dilated=conv, name="conv1")(images))
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm1")(max_pool(x, (2, 2), (2, 2)))
+        lowered = LOWERINGS[self.lowering]
+        x = nn.relu(nn.Conv(4, (3, 3), conv_general_dilated=lowered.conv, name="conv1")(images))
+        x = lowered.max_pool(x, (2, 2), (2, 2))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm1")(x)
         x = nn.Dropout(0.2, deterministic=not train)(x.reshape(x.shape[0], -1))
         return nn.Dense(self.num_classes, name="output")(x)
 

@@ -18,6 +18,7 @@ from cifar_flax.layers import (
     LOWERINGS,
     Normalize,
     columns_dot_general,
+    gelu,
     patches_conv,
     slices_max_pool,
     winograd_or_patches_conv,
@@ -147,6 +148,46 @@ def test_what_is_left_to_the_library_still_works(extra, conv):
 def test_slices_are_nn_max_pool(size, window, strides):
     images = random(2, *size, 5)  # no two numbers are equal: see the next test
     assert_same(lambda x: slices_max_pool(x, window, strides), lambda x: nn.max_pool(x, window, strides), images)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    ("size", "fields"),
+    [
+        ((7, 9), {"padding": ((1, 0), (1, 0))}),  # airbench94
+        ((7, 9), {}),  # the pooling drops a row and a column
+        ((9, 8), {"strides": 2}),
+        ((8, 8), {"kernel_dilation": 2}),
+    ],
+)
+def test_conv_max_pool_is_nn_conv_and_nn_max_pool(size, fields, lowering):
+    images = random(3, *size, 4)
+    library = nn.Conv(5, (3, 3), **fields, param_dtype=jnp.float64, bias_init=nn.initializers.normal())
+    ours = library.clone(conv_general_dilated=LOWERINGS[lowering].conv_max_pool)
+    kernel, bias = (jax.jit(library.init)(jax.random.key(0), images)["params"][name] for name in ("kernel", "bias"))
+
+    def apply(layer):
+        return lambda images, kernel, bias: layer.apply({"params": {"kernel": kernel, "bias": bias}}, images)
+
+    def conv_then_pool(*arguments):
+        return nn.max_pool(apply(library)(*arguments), (2, 2), (2, 2))
+
+    assert_same(apply(ours), conv_then_pool, images, kernel, bias)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_of_equal_largest_outputs_of_a_convolution_the_first_gets_the_gradient(lowering):
+    """An identity kernel lets the numbers through."""
+    images = jnp.asarray([[1.0, 3.0], [3.0, 3.0]])[None, :, :, None]
+    identity = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)
+    pooled = partial(LOWERINGS[lowering].conv_max_pool, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    gradient = jax.grad(lambda x: pooled(x, identity, (1, 1), "SAME").sum())(images)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1], [0, 0]])
+
+
+def test_gelu_is_flax_own():
+    x = jnp.concatenate([random(1000), jnp.asarray([-40.0, -5, 0, 5, 40])])
+    assert_same(gelu, partial(nn.gelu, approximate=False), x)
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)

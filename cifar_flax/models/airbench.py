@@ -3,6 +3,7 @@
 On 32x32x3 images and ten classes it has 1,971,640 parameters. The 288 of the whitening kernel are fixed.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from cifar_flax.layers import LOWERINGS, Normalize
+from cifar_flax.layers import LOWERINGS, Normalize, gelu
 
 NUM_WHITENING_IMAGES = 5_000  # training images whose patches are whitened (section 3.2)
 WHITENING_EPSILON = 5e-4  # added to the eigenvalues of the patches' covariance (section 3.2)
@@ -47,9 +48,11 @@ class Whiten(nn.Module):
 
     Attributes:
         dtype: of the computation.
+        conv: how it is computed; signature of `jax.lax.conv_general_dilated`.
     """
 
     dtype: Any
+    conv: Callable[..., Array] = lax.conv_general_dilated
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -57,10 +60,7 @@ class Whiten(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, kernel.shape[-1:])
         images, kernel, bias = (array.astype(self.dtype) for array in (images, kernel, bias))
         numbers = ("NHWC", "HWIO", "NHWC")
-        return (
-            lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=numbers)
-            + bias[None, None, None]
-        )
+        return self.conv(images, kernel, (1, 1), "VALID", dimension_numbers=numbers) + bias[None, None, None]
 
 
 def dirac_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -97,15 +97,7 @@ class Airbench(nn.Module):
         `train` needs `mutable=["batch_stats"]`.
         """
         lowered = LOWERINGS[self.lowering]
-        gelu = partial(nn.gelu, approximate=False)
-        conv = partial(
-            nn.Conv,
-            kernel_size=(3, 3),
-            use_bias=False,
-            kernel_init=dirac_init,
-            dtype=self.dtype,
-            conv_general_dilated=lowered.conv,
-        )
+        conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, kernel_init=dirac_init, dtype=self.dtype)
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
@@ -116,14 +108,15 @@ class Airbench(nn.Module):
             dtype=self.dtype,
         )
         x = Normalize(name="normalize")(images) if self.normalize else images
-        x = gelu(Whiten(self.dtype, name="whiten")(x))
+        x = gelu(Whiten(self.dtype, lowered.conv, name="whiten")(x))
         for group, width in enumerate((64, 256, 256)):
             first, second = 2 * group + 1, 2 * group + 2
             # the pooling drops the last row and column of an odd map, so they are not computed
             even = [(1, 1 - side % 2) for side in x.shape[1:3]]
-            x = lowered.max_pool(conv(width, padding=even, name=f"conv{first}")(x), (2, 2), (2, 2))
+            x = conv(width, padding=even, conv_general_dilated=lowered.conv_max_pool, name=f"conv{first}")(x)
             x = gelu(norm(name=f"norm{first}")(x))
-            x = gelu(norm(name=f"norm{second}")(conv(width, name=f"conv{second}")(x)))
+            x = conv(width, conv_general_dilated=lowered.conv, name=f"conv{second}")(x)
+            x = gelu(norm(name=f"norm{second}")(x))
         x = lowered.max_pool(x, (3, 3), (3, 3))
         x = x.reshape(x.shape[0], -1)
         x = nn.Dense(self.num_classes, use_bias=False, kernel_init=FAN_IN_UNIFORM, dtype=self.dtype, name="output")(x)
