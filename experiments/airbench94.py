@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.max_translation = 2
     config.num_epochs = 9.9
     config.batch_size = 1024
+    config.eval_batch_size = 1000  # convolutions work through it in pieces of their own
     config.optimizer = "sgd"
     config.momentum = 0.85
     config.learning_rate = LEARNING_RATE
