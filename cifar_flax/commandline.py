@@ -50,11 +50,15 @@ def choose_xla_options() -> None:
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted; says which in one line."""
+    """Runs a command: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted; says which in one line.
+
+    Nobody is left to be told where its output was cut off, as by `| head`: 141, what a shell makes of SIGPIPE.
+    """
     quiet()
     choose_xla_options()
     try:
         command()
+        sys.stdout.flush()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -70,4 +74,7 @@ def exit_code(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted at once; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush must not fail again
+        return 141
     return 0

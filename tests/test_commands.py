@@ -1,6 +1,8 @@
 """The commands on a run: evaluate, predict, export, and the function behind them."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -188,3 +190,17 @@ def test_images_of_another_shape_are_refused(workdir, tiny_dataset):
 def test_a_mistake_in_the_arguments_is_one_line(arguments, capsys):
     assert evaluate.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_an_output_that_is_cut_off_is_no_error(flush):
+    """As `| head -1` does it, while the command still writes, or with its last lines still to be flushed."""
+    command = f"print('first', flush=True), sys.stdin.read(), print('second', flush={flush})"
+    code = f"import sys; from cifar_flax.commandline import exit_code; sys.exit(exit_code(lambda: ({command})))"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "first\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
