@@ -52,8 +52,8 @@ def assert_same(ours, theirs, *arguments):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def assert_is_nn_conv(conv, images, **fields):
-    """As a layer of these fields, on parameters that flax' own layer begins with."""
+def assert_is_nn_conv(conv, images, pool=lambda outputs: outputs, **fields):
+    """As a layer of these fields with `pool` behind it, on parameters that flax' own layer begins with."""
     library, ours = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=conv)
     params = jax.jit(library.init)(jax.random.key(0), images)
     flat, tree = jax.tree.flatten(params)
@@ -61,7 +61,7 @@ def assert_is_nn_conv(conv, images, **fields):
     def apply(layer):
         return lambda images, *leaves: layer.apply(jax.tree.unflatten(tree, leaves), images)
 
-    assert_same(apply(ours), apply(library), images, *flat)
+    assert_same(apply(ours), lambda *arguments: pool(apply(library)(*arguments)), images, *flat)
 
 
 @pytest.mark.parametrize("channels", [3, DEEP])
@@ -161,18 +161,10 @@ def test_slices_are_nn_max_pool(size, window, strides):
     ],
 )
 def test_conv_max_pool_is_nn_conv_and_nn_max_pool(size, fields, lowering):
-    images = random(3, *size, 4)
-    library = nn.Conv(5, (3, 3), **fields, param_dtype=jnp.float64, bias_init=nn.initializers.normal())
-    ours = library.clone(conv_general_dilated=LOWERINGS[lowering].conv_max_pool)
-    kernel, bias = (jax.jit(library.init)(jax.random.key(0), images)["params"][name] for name in ("kernel", "bias"))
-
-    def apply(layer):
-        return lambda images, kernel, bias: layer.apply({"params": {"kernel": kernel, "bias": bias}}, images)
-
-    def conv_then_pool(*arguments):
-        return nn.max_pool(apply(library)(*arguments), (2, 2), (2, 2))
-
-    assert_same(apply(ours), conv_then_pool, images, kernel, bias)
+    fields = {"features": 5, "kernel_size": (3, 3), "param_dtype": jnp.float64, **fields}
+    pool = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+    bias_init = nn.initializers.normal()
+    assert_is_nn_conv(LOWERINGS[lowering].conv_max_pool, random(3, *size, 4), pool, bias_init=bias_init, **fields)
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
