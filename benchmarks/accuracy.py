@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks import roofline
 from benchmarks.contestants import AIRBENCH
 from benchmarks.table import median, table
-from cifar_flax.epochs import validated
 from cifar_flax.errors import BadInput
-from cifar_flax.figures import STYLE, TRAINING, VALIDATION
-from cifar_flax.records import Records
-from cifar_flax.spread import percent, seeds
+from cifar_flax.reporting.figures import STYLE, TRAINING, VALIDATION
+from cifar_flax.reporting.formatting import percent, seeds
+from cifar_flax.workdir.epochs import validated
+from cifar_flax.workdir.records import Records
 
 FILES = ("config.json", "run.json", "metrics.jsonl")
 ORDER = ("mlp", "cnn", "cnn_augmented", "alexnet")  # the reference's; others follow

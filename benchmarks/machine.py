@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from cifar_flax.machine import num_cpus, processor
+from cifar_flax.workdir.environment import num_cpus, processor
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "keras", "tensorflow-cpu", "tensorflow", "torch", "numpy")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import accuracy, table
-from cifar_flax.commandline import Parser, exit_code
-from cifar_flax.durable import replacing
-from cifar_flax.figures import svg
-from cifar_flax.records import Records
+from cifar_flax.cli.commandline import Parser, exit_code
+from cifar_flax.reporting.figures import svg
+from cifar_flax.workdir.atomic import replacing
+from cifar_flax.workdir.records import Records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

@@ -14,8 +14,8 @@ from jax import Array, lax
 
 from cifar_flax.config import load_experiment
 from cifar_flax.models.airbench import Whiten
-from cifar_flax.programs import make_model
-from cifar_flax.state import count_parameters
+from cifar_flax.training.programs import make_model
+from cifar_flax.training.state import count_parameters
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 # per float32 parameter: adam reads gradient, parameter and both moments and writes the last three; sgd has one moment

@@ -24,7 +24,8 @@ SHORT_RUN = "0.1"  # epochs: trains, validates, saves, draws and tests as a long
 
 def first_step(began: float, arguments: list[str]) -> None:
     """Runs the command until its first piece, one step, is trained; prints where the seconds since `began` went."""
-    from cifar_flax import console, main, train
+    from cifar_flax import main, train
+    from cifar_flax.reporting import console
 
     spent = {"imports": time.time() - began}
 

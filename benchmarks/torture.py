@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from cifar_flax.durable import replacing
+from cifar_flax.workdir.atomic import replacing
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "results/torture.json"

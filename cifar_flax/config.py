@@ -12,12 +12,12 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from cifar_flax.augment import AUGMENTATIONS
 from cifar_flax.errors import BadInput, in_one_line
-from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
-from cifar_flax.optimizers import OPTIMIZERS, SCHEDULES
-from cifar_flax.tta import TTA
+from cifar_flax.ops.patches import LOWERINGS
+from cifar_flax.training.augment import AUGMENTATIONS
+from cifar_flax.training.optimizers import OPTIMIZERS, SCHEDULES
+from cifar_flax.training.tta import TTA
 
 # Fields that say where or how a run is computed, not which numbers come out (but for rounding).
 NOT_PART_OF_THE_RECIPE = ("experiment", "data_dir", "lowering", "eval_batch_size", "tta", "save_seconds")

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from cifar_flax.commandline import Parser, exit_code
+from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.data import Split, load
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import Classifier, load_run
-from cifar_flax.programs import evaluate_all, place
-from cifar_flax.steps import data_mesh, make_evaluate, replicated
-from cifar_flax.tta import TTA
+from cifar_flax.training.programs import evaluate_all, place
+from cifar_flax.training.steps import data_mesh, make_evaluate, replicated
+from cifar_flax.training.tta import TTA
 
 
 def evaluate(classifier: Classifier, split: Split, tta: str = "none") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cifar_flax.commandline import Parser, exit_code
+from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import Classifier, load_run
 

@@ -16,15 +16,15 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from cifar_flax.checkpoints import Checkpoints, Damaged, abstract, read
 from cifar_flax.config import differences, with_defaults
 from cifar_flax.errors import BadInput
-from cifar_flax.metrics import Metrics
-from cifar_flax.optimizers import make_optimizer
-from cifar_flax.programs import make_model, resolve_lowering
-from cifar_flax.records import Records
-from cifar_flax.state import TrainState, create_train_state
-from cifar_flax.steps import data_mesh, replicated
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.optimizers import make_optimizer
+from cifar_flax.training.programs import make_model, resolve_lowering
+from cifar_flax.training.state import TrainState, create_train_state
+from cifar_flax.training.steps import data_mesh, replicated
+from cifar_flax.workdir.checkpoints import Checkpoints, Damaged, abstract, read
+from cifar_flax.workdir.records import Records
 
 
 class Classifier:

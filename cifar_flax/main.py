@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_flax import flags
-from cifar_flax.commandline import Parser, exit_code
+from cifar_flax.cli import flags
+from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.train import train_and_evaluate
 
 FIRST_RUN = "experiments/cnn_augmented.py:demo"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cifar_flax.commandline import Parser, exit_code
+from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.errors import BadInput, in_one_line
 from cifar_flax.inference import load_run
 

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_flax.commandline import Parser, exit_code
+from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.data import load
-from cifar_flax.durable import replacing
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import load_run
-from cifar_flax.pages import report_of_run, report_of_runs
-from cifar_flax.records import Records
+from cifar_flax.reporting.html import report_of_run, report_of_runs
+from cifar_flax.workdir.atomic import replacing
+from cifar_flax.workdir.records import Records
 
 
 def command(argv: Sequence[str]) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_flax import console, flags
-from cifar_flax.commandline import Parser, exit_code
+from cifar_flax.cli import flags
+from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.errors import BadInput, Diverged
-from cifar_flax.spread import seeds as named
+from cifar_flax.reporting import console
+from cifar_flax.reporting.formatting import seeds as named
 from cifar_flax.train import train_and_evaluate
 
 MOST = 1_000  # seeds; more are a slip of the hand

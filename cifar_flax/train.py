@@ -11,18 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_flax import console
-from cifar_flax.checkpoints import Checkpoints, Damaged, abstract, damaged_folder, newest, read, save, set_aside
 from cifar_flax.config import differences, extends, validate, validate_sizes
 from cifar_flax.data import Dataset, load, num_validation_of
-from cifar_flax.epochs import best_of, validated
 from cifar_flax.errors import BadInput, Diverged
-from cifar_flax.events import TensorBoard
-from cifar_flax.gallery import Gallery
 from cifar_flax.interruption import Interruption
-from cifar_flax.machine import environment
-from cifar_flax.metrics import Metrics
-from cifar_flax.programs import (
+from cifar_flax.reporting import console
+from cifar_flax.reporting.run_figures import Gallery
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.programs import (
     Job,
     Programs,
     augmentation_of,
@@ -33,9 +29,13 @@ from cifar_flax.programs import (
     test_measures,
     zero_metrics,
 )
-from cifar_flax.records import Records, alone
-from cifar_flax.state import TrainState, count_parameters, create_train_state, split_roots
-from cifar_flax.steps import replicated
+from cifar_flax.training.state import TrainState, count_parameters, create_train_state, split_roots
+from cifar_flax.training.steps import replicated
+from cifar_flax.workdir.checkpoints import Checkpoints, Damaged, abstract, damaged_folder, newest, read, save, set_aside
+from cifar_flax.workdir.environment import environment
+from cifar_flax.workdir.epochs import best_of, validated
+from cifar_flax.workdir.records import Records, alone
+from cifar_flax.workdir.tensorboard import TensorBoard
 
 PIECE_SECONDS = 2.0  # between two looks at the clock and at signals: dispatch is lost in it, progress is not
 FIRST_PIECE = 1  # step, before their speed is known

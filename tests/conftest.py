@@ -19,8 +19,8 @@ import pytest
 
 from cifar_flax import config, train
 from cifar_flax.data import Dataset, Split
-from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
+from cifar_flax.ops.patches import LOWERINGS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -9,7 +9,8 @@ import orbax.checkpoint as ocp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from cifar_flax import checkpoints, console
+from cifar_flax.reporting import console
+from cifar_flax.workdir import checkpoints
 
 TIMING = {"epoch_seconds", "images_per_second"}
 ONE = jax.devices()[:1]

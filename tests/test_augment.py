@@ -7,7 +7,7 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 
-from cifar_flax.augment import (
+from cifar_flax.training.augment import (
     AUGMENTATIONS,
     draw_shifts_and_flips,
     shift_and_flip,

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax import averaging
-from cifar_flax.averaging import make_averaging
 from cifar_flax.config import base_config
-from cifar_flax.state import TrainState
+from cifar_flax.training import averaging
+from cifar_flax.training.averaging import make_averaging
+from cifar_flax.training.state import TrainState
 
 
 def state_at(step, network, average):

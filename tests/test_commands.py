@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax import checksums, evaluate, export, predict, train
+from cifar_flax import evaluate, export, predict, train
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import load_run
 from cifar_flax.predict import read_image
+from cifar_flax.workdir import checksums
 
 SHAPE = (8, 8, 3)
 RNG = np.random.default_rng(0)
@@ -196,7 +197,7 @@ def test_a_mistake_in_the_arguments_is_one_line(arguments, capsys):
 def test_an_output_that_is_cut_off_is_no_error(flush):
     """As `| head -1` does it, while the command still writes, or with its last lines still to be flushed."""
     command = f"print('first', flush=True), sys.stdin.read(), print('second', flush={flush})"
-    code = f"import sys; from cifar_flax.commandline import exit_code; sys.exit(exit_code(lambda: ({command})))"
+    code = f"import sys; from cifar_flax.cli.commandline import exit_code; sys.exit(exit_code(lambda: ({command})))"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout.readline() == "first\n"

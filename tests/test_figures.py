@@ -4,8 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cifar_flax import figures
-from cifar_flax.calibration import calibrate
+from cifar_flax.reporting import figures
+from cifar_flax.reporting.calibration import calibrate
 
 NAMES = ("airplane", "automobile", "a $5 class with a $^$ name")
 RNG = np.random.default_rng(0)

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from cifar_flax.metrics import cross_entropy
 from cifar_flax.models import MODELS
+from cifar_flax.training.metrics import cross_entropy
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cifar_flax.layers import (
+from cifar_flax.ops.patches import (
     DEEP,
     LARGE,
     LOWERINGS,
@@ -23,8 +23,8 @@ from cifar_flax.layers import (
     slices_max_pool,
     winograd_or_patches_conv,
 )
-from cifar_flax.steps import data_mesh
-from cifar_flax.winograd import TILES
+from cifar_flax.ops.winograd import TILES
+from cifar_flax.training.steps import data_mesh
 
 TOLERANCE = 1e-12  # relative and absolute; sums of at most a few thousand float64 products
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_flax.commandline import choose_xla_options
+from cifar_flax.cli.commandline import choose_xla_options
 from cifar_flax.config import base_config, validate, validate_sizes
 from cifar_flax.errors import BadInput
 from cifar_flax.main import main, parse

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax.metrics import Metrics, cross_entropy
+from cifar_flax.training.metrics import Metrics, cross_entropy
 
 
 def test_sums_of_a_ragged_last_batch():

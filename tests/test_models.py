@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from cifar_flax.config import base_config, load_experiment
-from cifar_flax.console import model_table
-from cifar_flax.layers import LOWERINGS
 from cifar_flax.models import MODELS
 from cifar_flax.models.airbench import Whiten, dirac_init
-from cifar_flax.programs import make_model, resolve_lowering
-from cifar_flax.state import count_parameters
+from cifar_flax.ops.patches import LOWERINGS
+from cifar_flax.reporting.console import model_table
 from cifar_flax.train import resolve
+from cifar_flax.training.programs import make_model, resolve_lowering
+from cifar_flax.training.state import count_parameters
 
 EXPERIMENTS = sorted(Path(__file__).parents[1].glob("experiments/*.py"))
 

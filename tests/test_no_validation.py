@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from run_records import ONE, assert_same_run, final_arrays, interrupt_after, metrics_of, run_of
 
-from cifar_flax import console, evaluate, report, train
+from cifar_flax import evaluate, report, train
 from cifar_flax.errors import BadInput, Interrupted
 from cifar_flax.inference import load_run
+from cifar_flax.reporting import console
 
 
 @pytest.fixture

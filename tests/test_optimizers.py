@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cifar_flax.config import base_config, load_experiment
-from cifar_flax.optimizers import SCHEDULES, make_optimizer, make_schedule
+from cifar_flax.training.optimizers import SCHEDULES, make_optimizer, make_schedule
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
 GRADS = {"kernel": jnp.array([[0.5, 1e-6]]), "bias": jnp.array([-4.0])}

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from run_records import interrupt_after, run_of
 
-from cifar_flax import evaluate, pages, report, train
-from cifar_flax.calibration import calibrate
+from cifar_flax import evaluate, report, train
 from cifar_flax.data import Dataset, Split
 from cifar_flax.errors import Interrupted
 from cifar_flax.inference import load_run
+from cifar_flax.reporting import html
+from cifar_flax.reporting.calibration import calibrate
 
 ONE = jax.devices()[:1]
 
@@ -90,8 +91,8 @@ def test_the_most_confident_mistakes_come_first_and_are_mistakes(trained, tiny_d
     classifier = load_run(trained())
     probabilities = classifier(tiny_dataset.test.images)
     wrong = probabilities.argmax(-1) != tiny_dataset.test.labels
-    html = pages.report_of_run(classifier, tiny_dataset.test, "test", [*report._records(trained()).epochs()])
-    shown = html.partition("Most confident mistakes")[2].partition("<h2>")[0]
+    page = html.report_of_run(classifier, tiny_dataset.test, "test", [*report._records(trained()).epochs()])
+    shown = page.partition("Most confident mistakes")[2].partition("<h2>")[0]
     sure = [float(found) for found in re.findall(r"([\d.]+)% sure", shown)]
     assert sure == [round(100 * share, 1) for share in sorted(probabilities.max(-1)[wrong].tolist())[::-1]][:16]
     assert shown.count("✗") == len(sure)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy, publish
-from cifar_flax import checksums, train
+from cifar_flax import train
 from cifar_flax.config import differences, extends, load_experiment
 from cifar_flax.errors import BadInput
+from cifar_flax.workdir import checksums
 
 FOUND = accuracy.experiments(publish.RESULTS)
 RUNS = [records for runs in FOUND.values() for records in runs]

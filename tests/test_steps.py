@@ -10,11 +10,11 @@ import optax
 import pytest
 from conftest import Tiny, tiny_split
 
-from cifar_flax.augment import keep, shift_and_flip
-from cifar_flax.metrics import Metrics, cross_entropy
 from cifar_flax.models import CNN
-from cifar_flax.state import create_train_state, split_roots
-from cifar_flax.steps import data_mesh, make_evaluate, make_train_steps, replicated
+from cifar_flax.training.augment import keep, shift_and_flip
+from cifar_flax.training.metrics import Metrics, cross_entropy
+from cifar_flax.training.state import create_train_state, split_roots
+from cifar_flax.training.steps import data_mesh, make_evaluate, make_train_steps, replicated
 
 SHAPE = (8, 8, 3)
 BATCH = 16

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from run_records import assert_same_run, interrupt_after, metrics_of, run_of
 
-from cifar_flax import spread, train
+from cifar_flax import train
 from cifar_flax.errors import BadInput
 from cifar_flax.main import main
+from cifar_flax.reporting import formatting
 from cifar_flax.sweep import main as sweep
 from cifar_flax.sweep import seeds_of
 
@@ -99,6 +100,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path, capsy
 
 
 def test_one_seed_has_no_deviation():
-    assert spread.percent([0.5]) == "50.00 %"
-    assert spread.percent([0.5, 0.6]) == "55.00 ± 7.07 %"  # sqrt(0.005), over n - 1
-    assert [spread.seeds(numbers) for numbers in ([3], [0, 1, 2], [0, 2])] == ["seed 3", "seeds 0 to 2", "seeds 0, 2"]
+    assert formatting.percent([0.5]) == "50.00 %"
+    assert formatting.percent([0.5, 0.6]) == "55.00 ± 7.07 %"  # sqrt(0.005), over n - 1
+    assert [formatting.seeds(numbers) for numbers in ([3], [0, 1, 2], [0, 2])] == [
+        "seed 3",
+        "seeds 0 to 2",
+        "seeds 0, 2",
+    ]

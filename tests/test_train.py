@@ -14,9 +14,12 @@ import pytest
 from run_records import ONE, assert_same_run, events_of, final_arrays, interrupt_after, metrics_of, run_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_flax import checkpoints, console, events, programs, train
+from cifar_flax import train
 from cifar_flax.errors import BadInput, Diverged, Interrupted
+from cifar_flax.reporting import console
 from cifar_flax.train import train_and_evaluate
+from cifar_flax.training import programs
+from cifar_flax.workdir import checkpoints, tensorboard
 
 NUM_VALIDATION, NUM_TEST = 21, 27  # of the tiny dataset
 
@@ -117,7 +120,7 @@ def test_a_resumed_run_repeats_no_event(straight_run, tiny_config, tmp_path, mon
 def test_a_run_killed_around_an_epochs_events_has_them_once(written, straight_run, tiny_config, tmp_path, monkeypatch):
     """The checkpoint of the second epoch is there; its events are not, or the run knows nothing of them."""
     with monkeypatch.context() as patch:
-        write_epoch = events.TensorBoard.write_epoch
+        write_epoch = tensorboard.TensorBoard.write_epoch
 
         def killed(self, epoch, params):
             if epoch["epoch"] == 1 or written:
@@ -125,7 +128,7 @@ def test_a_run_killed_around_an_epochs_events_has_them_once(written, straight_ru
             if epoch["epoch"] == 2:
                 raise KeyboardInterrupt
 
-        patch.setattr(events.TensorBoard, "write_epoch", killed)
+        patch.setattr(tensorboard.TensorBoard, "write_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(tiny_config, tmp_path, ONE)
     train_and_evaluate(tiny_config, tmp_path, ONE)

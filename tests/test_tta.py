@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from run_records import ONE, events_of, run_of
 
-from cifar_flax import console, evaluate, report, train
-from cifar_flax.tta import mirror_translate
+from cifar_flax import evaluate, report, train
+from cifar_flax.reporting import console
+from cifar_flax.training.tta import mirror_translate
 
 
 def test_the_views_are_the_papers():

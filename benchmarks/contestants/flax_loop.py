@@ -12,7 +12,7 @@ from flax.training.train_state import TrainState
 
 from benchmarks.contestants import Images
 from cifar_flax.models import MODELS
-from cifar_flax.state import count_parameters
+from cifar_flax.training.state import count_parameters
 
 EVAL_BATCH = 200
 

@@ -8,12 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.contestants import Images
-from cifar_flax.commandline import choose_xla_options
+from cifar_flax.cli.commandline import choose_xla_options
 from cifar_flax.config import load_experiment
 from cifar_flax.data import Dataset, Split
-from cifar_flax.programs import evaluate_all, make_job, make_programs, zero_metrics
-from cifar_flax.state import count_parameters, create_train_state
 from cifar_flax.train import resolve
+from cifar_flax.training.programs import evaluate_all, make_job, make_programs, zero_metrics
+from cifar_flax.training.state import count_parameters, create_train_state
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from cifar_flax.layers import LOWERINGS, Normalize, gelu
+from cifar_flax.ops.patches import LOWERINGS, Normalize, gelu
 
 NUM_WHITENING_IMAGES = 5_000  # training images whose patches are whitened (section 3.2)
 WHITENING_EPSILON = 5e-4  # added to the eigenvalues of the patches' covariance (section 3.2)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.layers import KERNEL_INIT, Normalize
+from cifar_flax.ops.patches import KERNEL_INIT, Normalize
 
 
 class MLP(nn.Module):

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from run_records import ONE, assert_same_run, metrics_of, run_of
 
-from cifar_flax import console, records
 from cifar_flax.errors import BadInput, Unwritable
-from cifar_flax.records import alone
+from cifar_flax.reporting import console
 from cifar_flax.train import train_and_evaluate
+from cifar_flax.workdir import records
+from cifar_flax.workdir.records import alone
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 500_000  # bytes of a file; the CNN's largest kernel has four times as many
@@ -86,7 +87,7 @@ def test_a_disk_that_turns_read_only_in_mid_run_is_named(tiny_config, tmp_path, 
 
 
 def test_a_second_process_is_refused_at_once_and_a_dead_one_forgotten(tiny_config, tmp_path):
-    keep_it = "import sys, time, pathlib; from cifar_flax.records import alone\n"
+    keep_it = "import sys, time, pathlib; from cifar_flax.workdir.records import alone\n"
     keep_it += "with alone(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
     with subprocess.Popen(
         [sys.executable, "-c", keep_it, tmp_path / "w"], cwd=ROOT, stdout=subprocess.PIPE, text=True

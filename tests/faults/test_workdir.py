@@ -9,10 +9,11 @@ import pytest
 from hostile import report
 from run_records import ONE, assert_same_run, events_of, interrupt_after, metrics_of, run_of
 
-from cifar_flax import checkpoints, train
+from cifar_flax import train
 from cifar_flax.errors import BadInput, Interrupted, Unwritable
 from cifar_flax.inference import load_run
 from cifar_flax.train import train_and_evaluate
+from cifar_flax.workdir import checkpoints
 
 SAMPLE = None if "CIFAR_FLAX_EXAMPLES" in os.environ else 2  # files, of each kind of workdir and damage
 

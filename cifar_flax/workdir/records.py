@@ -10,10 +10,10 @@ from typing import Any
 import filelock
 from ml_collections import ConfigDict
 
-from cifar_flax import checksums
-from cifar_flax.durable import replacing
-from cifar_flax.epochs import EPOCH_FIELDS, VALIDATION_FIELDS
 from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
+from cifar_flax.workdir import checksums
+from cifar_flax.workdir.atomic import replacing
+from cifar_flax.workdir.epochs import EPOCH_FIELDS, VALIDATION_FIELDS
 
 LOCK = ".lock"
 REWRITE = "delete it, and the command that trains writes it anew from the checkpoints"

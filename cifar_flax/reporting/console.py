@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cifar_flax.data.dataset import Dataset
-from cifar_flax.epochs import validated
-from cifar_flax.spread import percent, seeds, share
-from cifar_flax.state import count_parameters
+from cifar_flax.reporting.formatting import percent, seeds, share
+from cifar_flax.training.state import count_parameters
+from cifar_flax.workdir.epochs import validated
 
 LOG_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
 

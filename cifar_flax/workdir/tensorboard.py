@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cifar_flax.durable import replacing
+from cifar_flax.workdir.atomic import replacing
 
 HISTOGRAM_SIZE = 100_000  # numbers that show a distribution; AlexNet's millions would cost seconds an epoch
 MARK = "train_loss"  # a scalar that every epoch has

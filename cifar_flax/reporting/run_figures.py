@@ -6,11 +6,11 @@ import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
 
-from cifar_flax import figures
-from cifar_flax.augment import Augmentation, keep
 from cifar_flax.data import Dataset
-from cifar_flax.events import TensorBoard
-from cifar_flax.records import Records
+from cifar_flax.reporting import figures
+from cifar_flax.training.augment import Augmentation, keep
+from cifar_flax.workdir.records import Records
+from cifar_flax.workdir.tensorboard import TensorBoard
 
 
 class Gallery:

@@ -14,15 +14,15 @@ from jax import Array
 from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
-from cifar_flax.augment import AUGMENTATIONS, Augmentation
-from cifar_flax.averaging import make_averaging
 from cifar_flax.config import MODEL_SETTINGS, base_config
 from cifar_flax.data import Dataset, Split
-from cifar_flax.metrics import Metrics
 from cifar_flax.models import MODELS
-from cifar_flax.optimizers import make_optimizer
-from cifar_flax.state import TrainState
-from cifar_flax.steps import data_mesh, make_evaluate, make_train_steps, replicated
+from cifar_flax.training.augment import AUGMENTATIONS, Augmentation
+from cifar_flax.training.averaging import make_averaging
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.optimizers import make_optimizer
+from cifar_flax.training.state import TrainState
+from cifar_flax.training.steps import data_mesh, make_evaluate, make_train_steps, replicated
 
 
 class Job(NamedTuple):

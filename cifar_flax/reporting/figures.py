@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifar_flax.calibration import Calibration
-from cifar_flax.durable import replacing
-from cifar_flax.epochs import best_of, validated
+from cifar_flax.reporting.calibration import Calibration
+from cifar_flax.workdir.atomic import replacing
+from cifar_flax.workdir.epochs import best_of, validated
 
 RIGHT, WRONG = "#1a7f37", "#c62828"  # green and red as in the reference, dark enough to be read on white
 TRAINING, VALIDATION = "#1f5fa8", "#d97706"

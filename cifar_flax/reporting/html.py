@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifar_flax import figures
-from cifar_flax.calibration import calibrate
 from cifar_flax.data import Split
-from cifar_flax.epochs import best_of, validated
 from cifar_flax.inference import Classifier
-from cifar_flax.records import Records
-from cifar_flax.spread import percent, seeds, share
+from cifar_flax.reporting import figures
+from cifar_flax.reporting.calibration import calibrate
+from cifar_flax.reporting.formatting import percent, seeds, share
+from cifar_flax.workdir.epochs import best_of, validated
+from cifar_flax.workdir.records import Records
 
 NUM_PREDICTIONS, NUM_MISTAKES = 32, 16
 MOST_CLASSES = 20  # whose confusion matrix is a table; of more, a picture

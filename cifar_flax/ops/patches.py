@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cifar_flax.windows import first_maximum, windows
-from cifar_flax.winograd import winograd_conv
+from cifar_flax.ops.windows import first_maximum, windows
+from cifar_flax.ops.winograd import winograd_conv
 
 DEEP = 64  # input channels from which on each row of a kernel is a product of its own
 LARGE = 1 << 22  # numbers in a dense kernel from which on its products are turned

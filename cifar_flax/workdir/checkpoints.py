@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from cifar_flax import checksums
-from cifar_flax.durable import synchronise
 from cifar_flax.errors import BadInput, Unwritable
+from cifar_flax.workdir import checksums
+from cifar_flax.workdir.atomic import synchronise
 
 VERSION = 1  # counted up when what a checkpoint holds changes
 

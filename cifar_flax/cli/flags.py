@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cifar_flax.commandline import Parser
+from cifar_flax.cli.commandline import Parser
 from cifar_flax.config import CHOICES, load_experiment, nearest, split_spec
 from cifar_flax.errors import BadInput
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cifar_flax.windows import first_maximum, windows
+from cifar_flax.ops.windows import first_maximum, windows
 
 # The transforms of a 4x4 tile of the image, of a 3x3 kernel and of the 4x4 products (equation 4.1 ff.).
 IMAGE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from cifar_flax.state import TrainState
+from cifar_flax.training.state import TrainState
 
 Averaging = Callable[[TrainState], TrainState]
 

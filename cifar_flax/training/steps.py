@@ -15,11 +15,11 @@ import optax
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cifar_flax.augment import Augmentation
-from cifar_flax.averaging import Averaging, keep
-from cifar_flax.metrics import Metrics, cross_entropy
-from cifar_flax.state import Roots, TrainState, split_roots
-from cifar_flax.tta import TTA
+from cifar_flax.training.augment import Augmentation
+from cifar_flax.training.averaging import Averaging, keep
+from cifar_flax.training.metrics import Metrics, cross_entropy
+from cifar_flax.training.state import Roots, TrainState, split_roots
+from cifar_flax.training.tta import TTA
 
 
 def data_mesh(devices: list[jax.Device]) -> Mesh:

@@ -1,0 +1,1 @@
+"""What the commands share: exit codes, flags and experiment files."""

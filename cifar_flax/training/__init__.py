@@ -1,0 +1,1 @@
+"""What a run computes. Nothing here opens a file."""
