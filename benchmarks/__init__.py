@@ -1,1 +1,1 @@
-"""How fast we and the others are: `python -m benchmarks.speed` and `benchmarks.startup`; see docs/performance.md."""
+"""Benchmarks, and the tables of published results. docs/performance.md describes `benchmarks.speed` and `.startup`."""

@@ -1,4 +1,4 @@
-"""The accuracy of the experiments, out of the records of their runs in results/<experiment>/seed<N>."""
+"""Accuracy tables and curves of the experiments, from the run records in results/<experiment>/seed<N>."""
 
 import json
 import shutil
@@ -16,120 +16,134 @@ from benchmarks.contestants import AIRBENCH
 from benchmarks.table import median, table
 from cifar_flax.errors import BadInput
 from cifar_flax.reporting.figures import STYLE, TRAINING, VALIDATION
-from cifar_flax.reporting.formatting import percent, seeds
+from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent
 from cifar_flax.workdir.epochs import validated
 from cifar_flax.workdir.records import Records
 
-FILES = ("config.json", "run.json", "metrics.jsonl")
-ORDER = ("mlp", "cnn", "cnn_augmented", "alexnet")  # the reference's; others follow
+RECORD_FILES = ("config.json", "run.json", "metrics.jsonl")
+REFERENCE_EXPERIMENTS = ("mlp", "cnn", "cnn_augmented", "alexnet")  # listed first, in this order
+
+Runs = dict[str, list[Records]]  # the runs of each experiment, sorted by seed
 
 
-def take_over(workdir: Path, results: Path) -> None:
-    """Copies the text records of a finished run.
+def copy_records(workdir: Path, results: Path) -> None:
+    """Copies the text records of a finished run to `results`.
 
     Raises:
-        BadInput: the run is not done, or its records are not as it left them.
+        BadInput: the run is not done, or its records were changed afterwards.
     """
     records = Records(workdir)
     if not records.done:
-        raise BadInput(f"{workdir} holds no finished run; finish it before it is published")
+        raise BadInput(f"{workdir} does not hold a finished, unchanged run; finish it before publishing it")
     folder = results / str(records.run["experiment"]) / f"seed{records.run['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in RECORD_FILES:
         shutil.copyfile(workdir / name, folder / name)
 
 
-def experiments(results: Path) -> dict[str, list[Records]]:
-    """The records of each experiment that has some, by seed; the reference's experiments first."""
-    found: dict[str, list[Records]] = {}
+def load_runs(results: Path) -> Runs:
+    """The published runs, the reference's experiments first.
+
+    Raises:
+        BadInput: a run is not done, or its records were changed afterwards.
+    """
+    runs: Runs = {}
     for path in results.glob("*/seed*/run.json"):
         records = Records(path.parent)
         if not records.done:
-            raise BadInput(f"{path.parent} is not as the run left it; take it over again")
-        found.setdefault(path.parts[-3], []).append(records)
-    names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    return {name: sorted(found[name], key=lambda records: records.run["seed"]) for name in names}
+            raise BadInput(f"{path.parent} was changed after the run; publish the run again")
+        runs.setdefault(path.parts[-3], []).append(records)
+
+    def order(name: str) -> tuple[int, str]:
+        first = REFERENCE_EXPERIMENTS
+        return first.index(name) if name in first else len(first), name
+
+    return {name: sorted(runs[name], key=lambda records: records.run["seed"]) for name in sorted(runs, key=order)}
 
 
-def reference(results: Path) -> dict[str, Any]:
+def load_reference(results: Path) -> dict[str, Any]:
     """The reference's test accuracy and epochs, by experiment."""
     return json.loads((results / "reference.json").read_text())
 
 
-def of_all(runs: list[Records], field: str) -> list[float]:
+def values_of(runs: list[Records], field: str) -> list[float]:
     return [records.run[field] for records in runs]
 
 
-def card(runs: list[Records]) -> str:
-    """What an experiment's header card says of its results."""
+def card_result(runs: list[Records]) -> str:
+    """The `Result:` line of an experiment's header card, without its label."""
     if not runs:
         return "no run is published yet"
-    plain = f"{percent(of_all(runs, 'test_accuracy'))} test accuracy"
-    tta = with_tta(runs)
-    return f"{plain}{f', {tta} with test-time augmentation' if tta else ''}, {named(runs)} (docs/results.md)"
+    plain = f"{mean_std_percent(values_of(runs, 'test_accuracy'))} test accuracy"
+    tta = tta_accuracy(runs)
+    return f"{plain}{f', {tta} with test-time augmentation' if tta else ''}, {seeds_of(runs)} (docs/results.md)"
 
 
-def with_tta(runs: list[Records]) -> str:
-    """Test accuracy with test-time augmentation; empty if the experiment does without."""
-    return percent(of_all(runs, "tta_test_accuracy")) if all("tta_test_accuracy" in r.run for r in runs) else ""
+def tta_accuracy(runs: list[Records]) -> str:
+    """Test accuracy with test-time augmentation; empty if the experiment does not use it."""
+    return (
+        mean_std_percent(values_of(runs, "tta_test_accuracy"))
+        if all("tta_test_accuracy" in r.run for r in runs)
+        else ""
+    )
 
 
 def petaflop(records: Records) -> float:
-    """Multiplications and additions of the products of all training steps, in 1e15, counted from the shapes."""
+    """Training compute of a run in 1e15 multiplications and additions, counted from the shapes of its products."""
     step = roofline.training_step(str(records.run["experiment"]), records.config["batch_size"])
     return step.operations * records.epochs()[-1]["step"] / 1e15
 
 
-def named(runs: list[Records]) -> str:
-    return seeds([records.run["seed"] for records in runs])
+def seeds_of(runs: list[Records]) -> str:
+    return describe_seeds([records.run["seed"] for records in runs])
 
 
-def summary(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
-    """Test accuracy of the reference's experiments beside its own, and apart from them that of all others."""
+def summary(all_runs: Runs, reference: dict[str, Any]) -> str:
+    """One table of the reference's experiments, compared with the reference, and one of all other experiments."""
     ours, others = [], []
-    for name, runs in found.items():
-        row = [f"`{name}`", percent(of_all(runs, "test_accuracy")), f"{len(runs)}", f"{petaflop(runs[0]):.2f}"]
+    for name, runs in all_runs.items():
+        accuracy = mean_std_percent(values_of(runs, "test_accuracy"))
+        row = [f"`{name}`", accuracy, f"{len(runs)}", f"{petaflop(runs[0]):.2f}"]
         if name in reference:
             ours.append([*row, f"{100 * reference[name]['test_accuracy']:.2f} %"])
         else:
-            others.append([*row, with_tta(runs)])
+            others.append([*row, tta_accuracy(runs)])
     header = ["experiment", "test accuracy", "seeds", "PFLOP"]
-    parts = [table([*header, "the reference, one run"], ours)]
+    parts = [table([*header, "reference (one run)"], ours)]
     if others:
-        parts += ["Beyond the notebook, with other recipes:", table([*header, "with test-time augmentation"], others)]
-    return "\n\n".join([*parts, *headline(found), conditions(found)])
+        parts += ["Experiments that are not in the notebook:", table([*header, "with test-time augmentation"], others)]
+    return "\n\n".join([*parts, *headline(all_runs), conditions(all_runs)])
 
 
-def headline(found: dict[str, list[Records]]) -> list[str]:
-    """What the compute of a network of 2012 buys today."""
-    if AIRBENCH not in found or "alexnet" not in found:
+def headline(all_runs: Runs) -> list[str]:
+    """Compares the compute and the accuracy of `alexnet` and airbench94."""
+    if AIRBENCH not in all_runs or "alexnet" not in all_runs:
         return []
-    old, new = found["alexnet"], found[AIRBENCH]
-    least, most = petaflop(new[0]), petaflop(old[0])
+    old, new = all_runs["alexnet"], all_runs[AIRBENCH]
     return [
-        f"**The compute of a network of 2012, {most:.2f} PFLOP for `alexnet` and {least:.2f} for `{AIRBENCH}`: "
-        f"{100 * fmean(of_all(new, 'tta_test_accuracy')):.1f} % instead of "
-        f"{100 * fmean(of_all(old, 'test_accuracy')):.1f} %.**"
+        f"**`{AIRBENCH}` reaches {100 * fmean(values_of(new, 'tta_test_accuracy')):.1f} % (with test-time "
+        f"augmentation) for {petaflop(new[0]):.2f} PFLOP; `alexnet`, a network from 2012, reaches "
+        f"{100 * fmean(values_of(old, 'test_accuracy')):.1f} % for {petaflop(old[0]):.2f} PFLOP.**"
     ]
 
 
-def conditions(found: dict[str, list[Records]]) -> str:
-    runs = [records.run for several in found.values() for records in several]
-    machines = sorted({f"{run['processor']}, {run['platform']}, CPUs: {run['num_cpus']}" for run in runs})
-    versions = sorted({f"jax {run['versions']['jax']}, flax {run['versions']['flax']}" for run in runs})
-    without = [f"`{name}`" for name, several in found.items() if None in of_all(several, "best_validation_loss")]
-    unvalidated = f"; {', '.join(without)}: trained on all 50,000 images, of the last step" if without else ""
+def conditions(all_runs: Runs) -> str:
+    flat = [records.run for runs in all_runs.values() for records in runs]
+    machines = sorted({f"{run['processor']} ({run['platform']}, CPUs: {run['num_cpus']})" for run in flat})
+    versions = sorted({f"jax {run['versions']['jax']}, flax {run['versions']['flax']}" for run in flat})
+    no_validation = [f"`{name}`" for name, runs in all_runs.items() if None in values_of(runs, "best_validation_loss")]
+    exceptions = f" ({', '.join(no_validation)}: all 50,000 training images, last step)" if no_validation else ""
     return (
-        "Mean and standard deviation over the seeds, of the epoch with the lowest validation loss of each run, tested "
-        f"once on the 10,000 test images{unvalidated}. PFLOP: of training, counted from the shapes. Computed on "
-        f"{'; '.join(machines)} with {'; '.join(versions)}."
+        "Mean and standard deviation over the seeds. Each run tests the epoch with the lowest validation loss once, on "
+        f"the 10,000 test images{exceptions}. PFLOP: training compute, counted from the shapes. Hardware: "
+        f"{'; '.join(machines)}. Software: {'; '.join(versions)}."
     )
 
 
-def details(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
-    """Every run: seed by seed."""
+def details(all_runs: Runs, reference: dict[str, Any]) -> str:
+    """A table with a row per run, and a row of means per experiment."""
     rows = []
-    for name, runs in found.items():
+    for name, runs in all_runs.items():
         for records in runs:
             run = records.run
             rows.append(
@@ -137,54 +151,54 @@ def details(found: dict[str, list[Records]], reference: dict[str, Any]) -> str:
                     f"`{name}`",
                     f"{run['seed']}",
                     f"{run['best_epoch']} of {records.epochs()[-1]['epoch']}",
-                    percent([run["best_validation_accuracy"]]),
-                    percent([run["test_accuracy"]]),
-                    with_tta([records]),
+                    mean_std_percent([run["best_validation_accuracy"]]),
+                    mean_std_percent([run["test_accuracy"]]),
+                    tta_accuracy([records]),
                     *seconds([records]),
                     f"{run['git_commit'][:10]}",
                 ]
             )
-        theirs = f", reference {100 * reference[name]['test_accuracy']:.2f} %" if name in reference else ""
-        test = f"**{percent(of_all(runs, 'test_accuracy'))}**{theirs}"
-        validation = percent(of_all(runs, "best_validation_accuracy"))
-        tta = with_tta(runs)
+        compared = f", reference {100 * reference[name]['test_accuracy']:.2f} %" if name in reference else ""
+        test = f"**{mean_std_percent(values_of(runs, 'test_accuracy'))}**{compared}"
+        validation = mean_std_percent(values_of(runs, "best_validation_accuracy"))
+        tta = tta_accuracy(runs)
         means = [validation, test, f"**{tta}**" if tta else ""]
-        rows.append([f"**`{name}`**", f"{len(runs)} in all", "", *means, *seconds(runs), ""])
+        rows.append([f"**`{name}`**", f"all {len(runs)}", "", *means, *seconds(runs), ""])
     header = ["experiment", "seed", "best epoch", "validation accuracy", "test accuracy", "with TTA"]
     return table([*header, "training, s", "with compilation, s", "commit"], rows)
 
 
 def seconds(runs: list[Records]) -> tuple[str, str]:
-    """Medians of the seconds of training, without and with compilation."""
-    training = of_all(runs, "train_seconds")
-    both = [a + b for a, b in zip(training, of_all(runs, "compile_seconds"), strict=True)]
-    return f"{median(training):,.0f}", f"{median(both):,.0f}"
+    """Median training seconds, without and with compilation."""
+    training = values_of(runs, "train_seconds")
+    total = [a + b for a, b in zip(training, values_of(runs, "compile_seconds"), strict=True)]
+    return f"{median(training):,.0f}", f"{median(total):,.0f}"
 
 
-def gallery(found: dict[str, list[Records]]) -> str:
-    return "\n\n".join(f"![Loss and accuracy of {name} by epoch](curves_{name}.svg)" for name in found)
+def curve_images(all_runs: Runs) -> str:
+    return "\n\n".join(f"![Loss and accuracy of {name} by epoch](curves_{name}.svg)" for name in all_runs)
 
 
-def curves(runs: list[Records], theirs: dict[str, Any] | None) -> Figure:
-    """Mean over the seeds and the range between them, and the reference's one run as dashes, if there is one."""
+def curves(runs: list[Records], reference: dict[str, Any] | None) -> Figure:
+    """Mean and range over the seeds, and the reference's run, if there is one, as dashed lines."""
     name = runs[0].run["experiment"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4), layout="constrained")
-        figure.suptitle(f"{name}: {named(runs)}" + (", and the reference's one run" if theirs else ""))
+        figure.suptitle(f"{name}: {seeds_of(runs)}" + (", and the reference's one run" if reference else ""))
         for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             splits = (("train", TRAINING, "o"), ("validation", VALIDATION, "s"))
-            for split, colour, marker in splits if validated(runs[0].epochs()) else splits[:1]:
+            for split, color, marker in splits if validated(runs[0].epochs()) else splits[:1]:
                 field = f"{split}_{quantity}"
                 values = np.array([[line[field] for line in records.epochs()] for records in runs])
-                at = np.arange(1, values.shape[1] + 1)
-                axis.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
-                axis.plot(at, values.mean(0), color=colour, marker=marker, markersize=4, label=split)
-                if theirs:
-                    lines = theirs["epochs"]
+                epochs = np.arange(1, values.shape[1] + 1)
+                axis.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
+                axis.plot(epochs, values.mean(0), color=color, marker=marker, markersize=4, label=split)
+                if reference:
+                    lines = reference["epochs"]
                     axis.plot(
                         [line["epoch"] for line in lines],
                         [line[field] for line in lines],
-                        color=colour, linestyle="--", linewidth=1, marker=marker, markersize=4,
+                        color=color, linestyle="--", linewidth=1, marker=marker, markersize=4,
                         markerfacecolor="white", label=f"{split}, reference",
                     )  # fmt: skip
             axis.set(title=quantity.capitalize(), xlabel="epoch")

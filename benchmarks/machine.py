@@ -1,4 +1,4 @@
-"""On what a benchmark ran."""
+"""The machine and the package versions of a benchmark."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""What a training step costs at least: its operations and bytes from the shapes, and the machine's rates."""
+"""A lower bound on the time of a training step, from its operations and bytes and the rates of the machine."""
 
 import time
 from collections.abc import Callable
@@ -12,25 +12,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cifar_flax.config import load_experiment
+from cifar_flax.cli.experiment import load_experiment
+from cifar_flax.models import make_model
 from cifar_flax.models.airbench import Whiten
-from cifar_flax.training.programs import make_model
 from cifar_flax.training.state import count_parameters
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-# per float32 parameter: adam reads gradient, parameter and both moments and writes the last three; sgd has one moment
-BYTES = {"adam": 28, "sgd": 20}
+# All are float32. Adam reads gradient, parameter and both moments and writes the last three; SGD has one moment.
+OPTIMIZER_BYTES_PER_PARAMETER = {"adam": 28, "sgd": 20}
 
 
 class Work(NamedTuple):
-    """Of one training step: multiplications and additions of its products, bytes that its optimizer moves."""
+    """The work of one training step.
+
+    Attributes:
+        operations: multiplications and additions of its matrix products and convolutions.
+        bytes: bytes that its optimizer reads and writes.
+    """
 
     operations: float
     bytes: float
 
 
 class Rates(NamedTuple):
-    """Of a machine: operations per second of a large product, bytes read and written per second of a large copy."""
+    """The rates of a machine.
+
+    Attributes:
+        operations_per_second: of a large matrix product.
+        bytes_per_second: bytes read and written by a large copy.
+    """
 
     operations_per_second: float
     bytes_per_second: float
@@ -38,9 +48,10 @@ class Rates(NamedTuple):
 
 @cache
 def training_step(experiment: str, batch_size: int) -> Work:
-    """Forward, gradient of the kernel where it is trained, and of the input (not of the images); taps on padding, too.
+    """The work of one training step of an experiment, counted from its shapes.
 
-    Every output of a convolution counts as a sum over its whole kernel, however it is computed.
+    It includes the forward pass, the gradients of trained kernels and the gradients of all layer inputs except the
+    images. Each output of a convolution counts as a sum over the full kernel, padding included, however it is computed.
     """
     config = load_experiment(str(EXPERIMENTS / f"{experiment}.py"))
     config.lowering = "library"
@@ -60,11 +71,11 @@ def training_step(experiment: str, batch_size: int) -> Work:
     with nn.intercept_methods(count):
         images = jnp.zeros((batch_size, 32, 32, 3))
         variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return Work(sum(products), BYTES[config.optimizer] * count_parameters(variables["params"]))
+    return Work(sum(products), OPTIMIZER_BYTES_PER_PARAMETER[config.optimizer] * count_parameters(variables["params"]))
 
 
 def _conv_outputs(layer: nn.Conv, images: Array, kernel: Array) -> jax.ShapeDtypeStruct:
-    """Before a maximum over them that the layer's `conv_general_dilated` may take, too."""
+    """The outputs before any max-pooling that the layer's `conv_general_dilated` includes."""
     conv: Callable[..., Array] = lax.conv_general_dilated
     strides = np.broadcast_to(layer.strides or 1, 2).tolist()
     fields = {"window_strides": strides, "padding": layer.padding, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
@@ -72,21 +83,21 @@ def _conv_outputs(layer: nn.Conv, images: Array, kernel: Array) -> jax.ShapeDtyp
     return outputs
 
 
-def seconds_at_least(work: Work, rates: Rates) -> float:
+def min_seconds(work: Work, rates: Rates) -> float:
     return work.operations / rates.operations_per_second + work.bytes / rates.bytes_per_second
 
 
-def measure(repeats: int = 5) -> Rates:
-    """The best of some repeats: a product of two 4,096 x 4,096, and adding one to 64 million numbers in place."""
+def measure_rates(repeats: int = 5) -> Rates:
+    """The best of `repeats`: a product of two 4,096 x 4,096 matrices, and adding one to 64 Mi numbers in place."""
     square = jnp.ones((4096, 4096))
     array = jnp.ones(1 << 26)
     product, add = jax.jit(jnp.dot), jax.jit(lambda x: x + 1, donate_argnums=0)
     multiplying, copying = [], []
     for _ in range(repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         product(square, square).block_until_ready()
         multiplied = time.perf_counter()
         array = add(array).block_until_ready()
-        multiplying.append(multiplied - began)
+        multiplying.append(multiplied - start)
         copying.append(time.perf_counter() - multiplied)
     return Rates(2 * 4096**3 / min(multiplying), 2 * array.nbytes / min(copying))

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.speed`: images per second of all contestants, side by side, in rounds.
+"""`python -m benchmarks.speed`: measures images per second of all contestants in alternating rounds.
 
-Each contestant lives in a process of its own from its compilation to its last round, and all of them take their turn
-in every round, in an order that rotates: what the machine does meanwhile meets them all.
+Each contestant is compiled once, in a process of its own. In each round all contestants run one after the other, in an
+order that rotates, so that other load on the machine affects all of them.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import roofline
-from benchmarks.contestants import AIRBENCH, AUGMENTED, CONTESTANTS, OF_AIRBENCH
+from benchmarks.contestants import AIRBENCH, AIRBENCH_CONTESTANTS, AUGMENTED, CONTESTANTS
 from benchmarks.machine import describe
 from cifar_flax.config import base_config
 from cifar_flax.data import load
@@ -57,7 +57,7 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
         print(command, file=self.process.stdin, flush=True)
         answer = self._answer()
-        self.process.send_signal(signal.SIGSTOP)  # idle pools of threads may spin for a while
+        self.process.send_signal(signal.SIGSTOP)  # idle thread pools may spin for a while
         return answer
 
     def _answer(self) -> dict[str, Any]:
@@ -65,27 +65,27 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise RuntimeError(f"{self.name} ended:\n{self.log.read()}")
+            raise RuntimeError(f"{self.name} exited:\n{self.log.read()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 def write_images(path: Path, dataset: str) -> None:
-    """The set's training and test images, as contestants read them."""
+    """Writes the training and test images of a dataset to a `.npz` with the fields of `Images`."""
     config = base_config()
     config.dataset = dataset
-    loaded = load(config)
+    splits = load(config)
     np.savez(
         path,
-        train_images=loaded.train.images,
-        train_labels=loaded.train.labels,
-        test_images=loaded.test.images,
-        test_labels=loaded.test.labels,
+        train_images=splits.train.images,
+        train_labels=splits.train.labels,
+        test_images=splits.test.images,
+        test_labels=splits.test.labels,
     )
 
 
 def compare(network: str, names: Sequence[str], images: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All rounds of one network."""
+    """Measures all rounds of one network."""
     with ExitStack() as stack:
         workers = []
         for name in names:
@@ -97,7 +97,7 @@ def compare(network: str, names: Sequence[str], images: Path, options: argparse.
             workers.append((worker, steps_in(options.seconds, rate, options.batch_size)))
         counts = {name: worker.ready["num_parameters"] for name, (worker, _) in zip(names, workers, strict=True)}
         if len(set(counts.values())) != 1:
-            raise RuntimeError(f"not the same network: {counts}")
+            raise RuntimeError(f"{network}: the contestants have different numbers of parameters: {counts}")
         rounds: dict[str, dict[str, Any]] = {
             worker.name: {"compile_seconds": worker.ready["compile_seconds"], "train": [], "evaluate": []}
             for worker, _ in workers
@@ -106,10 +106,10 @@ def compare(network: str, names: Sequence[str], images: Path, options: argparse.
             first = number % len(workers)
             for worker, num_steps in workers[first:] + workers[:first]:
                 trained, evaluated = worker.ask(f"train {num_steps}"), worker.ask("evaluate")
-                of_worker = rounds[worker.name]
-                of_worker["train"].append(trained["images_per_second"])
-                of_worker["evaluate"].append(evaluated["images_per_second"])
-                of_worker["peak_memory_mib"] = evaluated["peak_memory_mib"]
+                measured = rounds[worker.name]
+                measured["train"].append(trained["images_per_second"])
+                measured["evaluate"].append(evaluated["images_per_second"])
+                measured["peak_memory_mib"] = evaluated["peak_memory_mib"]
                 print(f"{network:8}  {worker.name:34} {trained['images_per_second']:9,.0f} images/s", flush=True)
     return {"num_parameters": counts[names[0]], "contestants": rounds}
 
@@ -121,17 +121,21 @@ def steps_in(seconds: float, images_per_second: float, batch_size: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument(
-        "--networks", nargs="+", choices=(*NETWORKS, AIRBENCH), default=NETWORKS, help=f"{AIRBENCH}: alone"
+        "--networks",
+        nargs="+",
+        choices=(*NETWORKS, AIRBENCH),
+        default=NETWORKS,
+        help=f"{AIRBENCH} must be measured alone",
     )
     parser.add_argument("--contestants", nargs="+", choices=tuple(CONTESTANTS), default=tuple(CONTESTANTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of training, a contestant and round")
-    parser.add_argument("--batch-size", type=int, help=f"default 32, of {AIRBENCH} 1024")
-    parser.add_argument("--dataset", default="cifar10", help="as config.dataset")
-    parser.add_argument("--output", type=Path, help="JSON file; default results/speed_PLATFORM.json")
+    parser.add_argument("--seconds", type=float, default=4.0, help="training time of each contestant in each round")
+    parser.add_argument("--batch-size", type=int, help=f"default 32; 1024 for {AIRBENCH}")
+    parser.add_argument("--dataset", default="cifar10", help="same values as config.dataset")
+    parser.add_argument("--output", type=Path, help="JSON file; default: results/speed_PLATFORM.json")
     options = parser.parse_args()
     if AIRBENCH in options.networks and len(options.networks) > 1:
-        parser.error(f"--networks: {AIRBENCH} has a batch size and contestants of its own; measure it alone")
+        parser.error(f"--networks: {AIRBENCH} has its own batch size and contestants; measure it alone")
     options.batch_size = options.batch_size or (1024 if AIRBENCH in options.networks else 32)
     machine = describe()
     networks = {}
@@ -139,22 +143,22 @@ def main() -> None:
         images = Path(folder) / "images.npz"
         write_images(images, options.dataset)
         for network in options.networks:
-            rates = roofline.measure()
+            rates = roofline.measure_rates()
             work = roofline.training_step(network, options.batch_size)
-            # augmentation is the CNN's question: AlexNet's step is thirty times as long, the MLP has no use for it
+            # augmentation only matters for the CNN: the MLP does not use it, and AlexNet's step is thirty times as long
             names = [name for name in options.contestants if name != AUGMENTED or network == "cnn"]
-            names = [name for name in names if network != AIRBENCH or name in OF_AIRBENCH]
+            names = [name for name in names if network != AIRBENCH or name in AIRBENCH_CONTESTANTS]
             networks[network] = {
                 "rates": rates._asdict(),
                 "work": work._asdict(),
-                "least_seconds": roofline.seconds_at_least(work, rates),
+                "least_seconds": roofline.min_seconds(work, rates),
                 **compare(network, names, images, options),
             }
     path = options.output or Path(f"results/speed_{machine['platform']}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine, "batch_size": options.batch_size, "networks": networks}
     path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written {path}; make results puts it into the README")
+    print(f"wrote {path}; `make results` updates the tables in the README and docs/")
 
 
 if __name__ == "__main__":

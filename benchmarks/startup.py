@@ -1,6 +1,6 @@
-"""`python -m benchmarks.startup`: seconds from the prompt to the first training step, and the memory of a whole run.
+"""`python -m benchmarks.startup`: measures the time from launch to the first training step, and the memory of a run.
 
-The real command on the real data, in a process of its own; the second start counts, when the data is decoded.
+Runs the training command on CIFAR-10 in a process of its own. The first start decodes the data and is not counted.
 """
 
 import argparse
@@ -19,27 +19,27 @@ import numpy as np
 from benchmarks.machine import describe
 
 EXPERIMENTS = ("mlp", "cnn", "cnn_augmented", "alexnet")
-SHORT_RUN = "0.1"  # epochs: trains, validates, saves, draws and tests as a long one does
+SHORT_RUN = "0.1"  # epochs; enough to train, validate, save, draw figures and test
 
 
-def first_step(began: float, arguments: list[str]) -> None:
-    """Runs the command until its first piece, one step, is trained; prints where the seconds since `began` went."""
+def first_step(start: float, arguments: list[str]) -> None:
+    """Runs the command until its first chunk, a single step, is trained. Prints the seconds since `start` by phase."""
     from cifar_flax import main, train
     from cifar_flax.reporting import console
 
-    spent = {"imports": time.time() - began}
+    spent = {"imports": time.time() - start}
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            entered = time.time()
+            called = time.time()
             result = function(*args, **kwargs)
-            spent[name] = time.time() - entered
+            spent[name] = time.time() - called
             return result
 
         return call
 
     def finish(*_: Any) -> None:
-        spent["total"] = time.time() - began
+        spent["total"] = time.time() - start
         print(json.dumps(spent), file=sys.stderr, flush=True)
         os._exit(0)
 
@@ -61,12 +61,12 @@ def measure_first_step(experiment: str, workdir: Path) -> dict[str, float]:
 
 
 def measure_peak_memory(experiment: str, workdir: Path) -> float:
-    """MiB of resident memory, at most, in a short run."""
+    """Peak resident memory of a short run in MiB."""
     arguments = [*command(experiment, workdir), f"--config.num_epochs={SHORT_RUN}"]
     process = subprocess.Popen([sys.executable, "-m", "cifar_flax.main", *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"{experiment} ended with exit code {os.waitstatus_to_exitcode(status)}")
+        raise RuntimeError(f"{experiment} failed with exit code {os.waitstatus_to_exitcode(status)}")
     return usage.ru_maxrss / 1024  # KiB on Linux
 
 
@@ -77,14 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="JSON file; default results/startup_PLATFORM.json")
+    parser.add_argument("--output", type=Path, help="JSON file; default: results/startup_PLATFORM.json")
     options = parser.parse_args()
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for experiment in options.experiments:
-            measure_first_step(
-                experiment, Path(folder) / f"{experiment}_first"
-            )  # decodes the data where that has not been done
+            measure_first_step(experiment, Path(folder) / f"{experiment}_first")  # may have to decode the data
             rounds = [
                 measure_first_step(experiment, Path(folder) / f"{experiment}{number}")
                 for number in range(options.rounds)
@@ -97,7 +95,7 @@ def main() -> None:
     path = options.output or Path(f"results/startup_{machine['platform']}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "experiments": measured}, indent=2) + "\n")
-    print(f"written {path}")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

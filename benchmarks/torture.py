@@ -1,7 +1,8 @@
-"""`make torture`: kills a run again and again, damages its files, feeds the readers rubbish; nothing may change or lie.
+"""`make torture`: kills runs, damages their files and feeds generated inputs to the readers.
 
-The report, results/torture.json, is written after every try: stopped and started again, it goes on. docs/reliability.md
-shows it (`make results`). All in all it takes about an hour on two cores.
+A killed run must end with the results of an undisturbed one. The report, results/torture.json, is written after each
+trial, so that an interrupted `make torture` resumes. `make results` copies it to docs/reliability.md. It takes about an
+hour on two cores.
 """
 
 import argparse
@@ -18,30 +19,30 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from cifar_flax.workdir.atomic import replacing
+from cifar_flax.workdir.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "results/torture.json"
-PLACE = ROOT / "runs/torture"
-UNDISTURBED = PLACE / "undisturbed"
-FIELDS = {"dataset": "synthetic", "num_epochs": 3, "save_seconds": 0.3}
+FOLDER = ROOT / "runs/torture"
+UNDISTURBED = FOLDER / "undisturbed"
+OVERRIDES = {"dataset": "synthetic", "num_epochs": 3, "save_seconds": 0.3}
 TIMING = ("epoch_seconds", "images_per_second")
 RESULTS = ("status", "best_epoch", "best_validation_loss", "best_validation_accuracy", "test_loss", "test_accuracy")
-TRIES = {"SIGKILL": 200, "SIGTERM": 30}
-EXAMPLES = 2500  # of each reader
+NUM_SIGNALS = {"SIGKILL": 200, "SIGTERM": 30}
+EXAMPLES_PER_READER = 2500
 
 
 def start(workdir: Path) -> subprocess.Popen:
-    """The main job, on drawings, with a checkpoint every moment."""
+    """Starts a training run on synthetic images with frequent checkpoints."""
     command = [sys.executable, "-m", "cifar_flax.main", "--config", "experiments/cnn_augmented.py"]
-    command += [f"--workdir={workdir}", *(f"--config.{field}={value}" for field, value in FIELDS.items())]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(PLACE / "compiled"), "CUDA_VISIBLE_DEVICES": ""}
-    with (PLACE / "output.txt").open("w") as output:
+    command += [f"--workdir={workdir}", *(f"--config.{field}={value}" for field, value in OVERRIDES.items())]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(FOLDER / "compiled"), "CUDA_VISIBLE_DEVICES": ""}
+    with (FOLDER / "output.txt").open("w") as output:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def numbers(workdir: Path) -> dict[str, Any]:
-    """All that must be the same, however often a run was killed."""
+    """The parts of a workdir that must not depend on how often the run was killed."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     run = json.loads((workdir / "run.json").read_text())
     newest = max((workdir / "checkpoints/latest").glob("[0-9]*"), key=lambda folder: int(folder.name))
@@ -54,7 +55,7 @@ def numbers(workdir: Path) -> dict[str, Any]:
 
 
 def epochs_in_tensorboard(workdir: Path) -> list[tuple[int, str]]:
-    """(step, tag) of every event that an epoch should have once."""
+    """(step, tag) of all events. Each should occur once per epoch."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     events = [e for file in (workdir / "tensorboard").iterdir() for e in EventFileLoader(str(file)).Load()]
@@ -62,40 +63,43 @@ def epochs_in_tensorboard(workdir: Path) -> list[tuple[int, str]]:
 
 
 def disturb(signal_name: str, tries: int, report: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Sends the signal at random moments, starting the same command again each time, until it was sent often enough."""
-    found = report.setdefault(signal_name, {"tries": 0, "runs": 0, "failures": []})
-    workdir = PLACE / signal_name
-    while found["tries"] < tries or workdir.exists():
+    """Sends the signal at random times and restarts the same command each time, until it was sent `tries` times."""
+    counts = report.setdefault(signal_name, {"tries": 0, "runs": 0, "failures": []})
+    workdir = FOLDER / signal_name
+    while counts["tries"] < tries or workdir.exists():
         process = start(workdir)
-        enough = found["tries"] >= tries
+        enough = counts["tries"] >= tries
         try:
             process.wait(None if enough else random.uniform(0, report["kill_within_seconds"]))
         except subprocess.TimeoutExpired:
             process.send_signal(getattr(signal, signal_name))
-            found["tries"] += 1
-            ended, good = False, process.wait() in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 0)
+            counts["tries"] += 1
+            finished, good = False, process.wait() in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 0)
         else:
-            found["runs"] += 1
-            ended, good = True, process.returncode == 0
+            counts["runs"] += 1
+            finished, good = True, process.returncode == 0
         if not good:
-            output = (PLACE / "output.txt").read_text()[-1000:]
-            found["failures"].append(f"exit code {process.returncode}: {output}")
-        elif ended and (got := numbers(workdir)) != expected:
+            output = (FOLDER / "output.txt").read_text()[-1000:]
+            counts["failures"].append(f"exit code {process.returncode}: {output}")
+        elif finished and (got := numbers(workdir)) != expected:
             good = False
-            found["failures"].append(f"differs: {[name for name in got if got[name] != expected[name]]}")
+            counts["failures"].append(f"differs: {[name for name in got if got[name] != expected[name]]}")
         if not good and workdir.exists():
-            workdir.rename(PLACE / f"{signal_name}_failed_{time.time_ns()}")  # to be looked at
-        elif good and ended:
+            workdir.rename(FOLDER / f"{signal_name}_failed_{time.time_ns()}")  # for inspection
+        elif good and finished:
             shutil.rmtree(workdir)
         write(report)
-        print(f"{signal_name}: {found['tries']} of {tries}, {found['runs']} runs, {len(found['failures'])} failures")
+        print(f"{signal_name}: {counts['tries']} of {tries}, {counts['runs']} runs, {len(counts['failures'])} failures")
 
 
 def examine(report: dict[str, Any]) -> None:
-    """Every file of a workdir damaged in every way, and the readers' generated inputs: as tests, with more of them."""
-    lines = PLACE / "examples.jsonl"
+    """Runs tests/faults with more examples: damages to all files of a workdir, and generated inputs for each reader."""
+    lines = FOLDER / "examples.jsonl"
     lines.unlink(missing_ok=True)
-    environment = os.environ | {"CIFAR_FLAX_EXAMPLES": str(EXAMPLES), "CIFAR_FLAX_HOSTILE_REPORT": str(lines)}
+    environment = os.environ | {
+        "CIFAR_FLAX_EXAMPLES": str(EXAMPLES_PER_READER),
+        "CIFAR_FLAX_HOSTILE_REPORT": str(lines),
+    }
     command = [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow", "tests/faults"]
     tests = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     report["tests"] = tests.stdout.strip().splitlines()[-1]
@@ -105,28 +109,27 @@ def examine(report: dict[str, Any]) -> None:
 
 
 def write(report: dict[str, Any]) -> None:
-    with replacing(REPORT) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_text(REPORT, json.dumps(report, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, count in TRIES.items():
-        parser.add_argument(f"--{name.lower()}", type=int, default=count, help=f"how often; default {count}")
+    for name, count in NUM_SIGNALS.items():
+        parser.add_argument(f"--{name.lower()}", type=int, default=count, help=f"number of signals; default: {count}")
     tries = vars(parser.parse_args())
-    PLACE.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     if not UNDISTURBED.exists() or "kill_within_seconds" not in report:
-        for _ in range(2):  # the first one compiles and draws
+        for _ in range(2):  # the first run also compiles the programs and creates the dataset
             shutil.rmtree(UNDISTURBED, ignore_errors=True)
-            began = time.monotonic()
+            started = time.monotonic()
             if start(UNDISTURBED).wait():
-                raise SystemExit((PLACE / "output.txt").read_text())
-        report = {"date": date.today().isoformat(), "machine": describe(), "fields": FIELDS}
-        report["kill_within_seconds"] = time.monotonic() - began
+                raise SystemExit((FOLDER / "output.txt").read_text())
+        report = {"date": date.today().isoformat(), "machine": describe(), "fields": OVERRIDES}
+        report["kill_within_seconds"] = time.monotonic() - started
         write(report)
     expected = numbers(UNDISTURBED)
-    for name in TRIES:
+    for name in NUM_SIGNALS:
         disturb(name, tries[name.lower()], report, expected)
     if "tests" not in report:
         examine(report)

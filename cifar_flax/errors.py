@@ -1,5 +1,6 @@
-"""The endings of a run that are not a bug: each is reported in one line, without a traceback."""
+"""The ways a run can end that are not bugs. Each is reported in one line, without a traceback."""
 
+import difflib
 import signal
 
 
@@ -8,18 +9,18 @@ class BadInput(Exception):
 
 
 class Diverged(Exception):
-    """A loss that is not finite. The message names the step."""
+    """A loss or parameter that is not finite. The message names the step."""
 
 
 class Unwritable(Exception):
-    """The disk is full, or a folder cannot be written any more. The message names the file and what was found."""
+    """The disk is full, or a folder can no longer be written. The message names the file and the cause."""
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; the state is saved and the same command goes on from there.
+    """SIGINT or SIGTERM arrived and the state was saved; the same command resumes the run.
 
     Attributes:
-        signal_number: which signal, so that the process can exit with 128 + signal_number.
+        signal_number: the signal; the process exits with 128 + signal_number.
     """
 
     def __init__(self, signal_number: int):
@@ -28,6 +29,12 @@ class Interrupted(Exception):
 
 
 def in_one_line(error: Exception) -> str:
-    """What a library's exception says, in one line of at most 300 characters that a terminal only shows."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
+    """A library's exception as one printable line of at most 300 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of a message about an unknown name: the most similar known name, or all of them."""
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else f"; possible: {', '.join(known)}"

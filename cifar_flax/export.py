@@ -1,6 +1,8 @@
-"""`python -m cifar_flax.export --workdir runs/cnn`: a run's best parameters as a plain `.npz`, for any other library.
+"""`python -m cifar_flax.export --workdir runs/cnn`: writes a run's parameters to a plain `.npz`.
 
-Entries are named like `params/conv1/kernel` and `batch_stats/norm1/mean`.
+The checkpoint is the best one or, without validation images, the newest.
+
+Entries have names such as `params/conv1/kernel` and `batch_stats/norm1/mean`.
 """
 
 import sys
@@ -17,7 +19,7 @@ from cifar_flax.inference import Classifier, load_run
 
 
 def parameters(classifier: Classifier) -> dict[str, np.ndarray]:
-    """Every parameter and running statistic by its path."""
+    """All parameters and running statistics by their paths."""
     tree = jax.device_get({"params": classifier.params, "batch_stats": classifier.batch_stats})
     return flatten_dict(tree, sep="/")
 
@@ -28,17 +30,17 @@ def command(argv: Sequence[str]) -> None:
     parser.add_argument("--output", help="default: parameters.npz in the workdir")
     arguments = parser.parse_args(argv)
     arrays = parameters(load_run(arguments.workdir))
-    output = Path(arguments.output or Path(arguments.workdir) / "parameters.npz")
+    output = Path(arguments.output or Path(arguments.workdir) / "parameters.npz").expanduser()
     try:
         with output.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise BadInput(f"--output: {output} cannot be written ({error.strerror})") from error
-    print(f"{output}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} numbers")
+    print(f"{output}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} values")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return exit_code(lambda: command(sys.argv[1:] if argv is None else argv))
+    return exit_code(command, argv)
 
 
 if __name__ == "__main__":

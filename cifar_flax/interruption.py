@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a question that the training loop asks between two pieces of work."""
+"""Defers SIGINT and SIGTERM until the training loop polls for them."""
 
 import signal
 import sys
@@ -12,9 +12,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """While entered, the first signal is only remembered; a second one ends the process at once.
+    """Within the context, the first signal is recorded; a second one ends the process at once.
 
-    Python delivers signals to the main thread alone: entered in another one, this does nothing.
+    Python delivers signals to the main thread only. In any other thread this does nothing.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(
@@ -42,9 +42,9 @@ class Interruption:
         if self._received is not None:
             raise Interrupted(self._received)
 
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
+    def _record(self, number: int, _frame: FrameType | None) -> None:
         self._received = number
-        # not the handlers from before: a shell makes its background jobs ignore SIGINT
+        # not the previous handlers: a shell makes its background jobs ignore SIGINT
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        print("\nstopping at the next safe point; once more to stop at once", file=sys.stderr)
+        print("\nsaving at the next safe point; press Ctrl-C again to stop at once", file=sys.stderr)

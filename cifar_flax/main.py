@@ -1,6 +1,7 @@
 """`python -m cifar_flax.main --config experiments/cnn.py`: trains, validates, tests and records one run.
 
-Exit codes: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted.
+The records, checkpoints and figures are written to --workdir, by default runs/<experiment>. The same command resumes an
+interrupted run. Exit codes: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted.
 """
 
 import sys
@@ -13,22 +14,27 @@ from cifar_flax.cli import flags
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.train import train_and_evaluate
 
-FIRST_RUN = "experiments/cnn_augmented.py:demo"
+DEFAULT_CONFIG = "experiments/cnn_augmented.py:demo"
 
 
 def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
-    """The config with its overrides, and the workdir.
+    """The config of `--config` with its overrides, and the workdir.
 
     Raises:
-        BadInput: an argument that cannot be used.
+        BadInput: an argument cannot be used.
     """
     parser = Parser(prog="python -m cifar_flax.main", description=__doc__, allow_abbrev=False, add_help=False)
-    config, workdir, _ = flags.parse(parser, argv, default=FIRST_RUN)
+    config, workdir, _ = flags.parse(parser, argv, default=DEFAULT_CONFIG)
     return config, workdir
 
 
+def command(argv: Sequence[str]) -> None:
+    config, workdir = parse(argv)
+    train_and_evaluate(config, workdir)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return exit_code(lambda: train_and_evaluate(*parse(sys.argv[1:] if argv is None else argv)))
+    return exit_code(command, argv)
 
 
 if __name__ == "__main__":

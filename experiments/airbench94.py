@@ -1,13 +1,13 @@
-"""airbench94: whitening, identity kernels, alternating flip and an averaged network, in ten epochs.
+"""airbench94: whitening, identity initialization, alternating flip and weight averaging, in ten epochs.
 
 Source:      Jordan, 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498), airbench94
 Result:      93.24 ± 0.12 % test accuracy, 93.93 ± 0.09 % with test-time augmentation, seeds 0 to 2 (docs/results.md)
-Network:     2x2 whitening convolution 24; three groups of two 3x3 convolutions with BatchNorm, 64, 256, 256; GELU; 10
-Parameters:  1,971,640, 288 of them fixed; and 2,310 statistics, 6 of them of the inputs
+Network:     2x2 whitening convolution (24); three groups of two 3x3 convolutions, BatchNorm (64, 256, 256); GELU; 10
+Parameters:  1,971,640, of which 288 are fixed; 2,310 statistics, of which 6 are of the inputs
 Recipe:      SGD with Nesterov momentum 0.85, batch 1024, 9.9 epochs, label smoothing 0.2, translation by 2 pixels and
-             alternating flip; trained on all 50,000 images, and tested as the last step leaves it
+             alternating flip; trained on all 50,000 images and tested after the last step
 Command:     python -m cifar_flax.main --config experiments/airbench94.py
-Quick look:  python -m cifar_flax.main --config experiments/airbench94.py:smoke      (synthetic images, offline)
+Smoke test:  python -m cifar_flax.main --config experiments/airbench94.py:smoke      (synthetic images, offline)
 """
 
 from pathlib import Path
@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 from cifar_flax.config import base_config, with_variant
 
-# The paper's listing: of the sum of the losses of 1,024 images and of the parameters, for every time that Nesterov's
-# momentum uses a gradient. Our loss is the mean over a batch of as many, which takes their number out of the step.
-TIMES = 1 + 1 / (1 - 0.85)
-LEARNING_RATE = 11.5 / TIMES
-DECAY = 0.0153 / TIMES
+# The paper sums the loss over the batch, and states its rates per 1,024 images. It divides them by the total weight of
+# a gradient in Nesterov momentum. Our loss is the mean over 1,024 images, so there is no other factor.
+TOTAL_GRADIENT_WEIGHT = 1 + 1 / (1 - 0.85)
+LEARNING_RATE = 11.5 / TOTAL_GRADIENT_WEIGHT
+DECAY = 0.0153 / TOTAL_GRADIENT_WEIGHT
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.max_translation = 2
     config.num_epochs = 9.9
     config.batch_size = 1024
-    config.eval_batch_size = 1000  # convolutions work through it in pieces of their own
+    config.eval_batch_size = 1000  # the convolutions split it into smaller chunks
     config.optimizer = "sgd"
     config.momentum = 0.85
     config.learning_rate = LEARNING_RATE

@@ -1,13 +1,13 @@
-"""The reference's AlexNet with a better recipe, in as many epochs.
+"""The reference's AlexNet with a better recipe and the same number of epochs.
 
 Source:      the network of experiments/alexnet.py; the recipe was chosen on validation images (docs/results.md)
 Result:      85.11 % test accuracy, seed 0 (docs/results.md)
-Network:     convolutions 96, 256, 384, 384, 256; three max-pools with BatchNorm; 4096, 4096, dropout 0.4 each; 10
-Parameters:  21,591,114 trainable and 1,222 statistics, 6 of them of the inputs
-Recipe:      AdamW up to 1e-3 and down to 0, batch 64, 20 epochs, normalised inputs, translation and alternating flip,
-             label smoothing 0.1; the checkpoint with the lowest validation loss is tested
+Network:     convolutions (96, 256, 384, 384, 256); three max-pools with BatchNorm; 4096, 4096, dropout 0.4 each; 10
+Parameters:  21,591,114 trainable and 1,222 statistics, of which 6 are of the inputs
+Recipe:      AdamW, warm-up to 1e-3, linear decay to 0, batch 64, 20 epochs, standardized inputs, translation and
+             alternating flip, label smoothing 0.1; the checkpoint with the lowest validation loss is tested
 Command:     python -m cifar_flax.main --config experiments/alexnet_tuned.py
-Quick look:  python -m cifar_flax.main --config experiments/alexnet_tuned.py:smoke      (synthetic images, offline)
+Smoke test:  python -m cifar_flax.main --config experiments/alexnet_tuned.py:smoke      (synthetic images, offline)
 """
 
 from pathlib import Path
@@ -28,5 +28,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.warmup = 0.2
     config.weight_decay = 0.1
     config.label_smoothing = 0.1
-    # an epoch of the synthetic images takes about a minute on two cores
+    # a full epoch of the synthetic images takes about a minute on two cores
     return with_variant(config, variant, smoke_epochs=0.1)

@@ -1,12 +1,12 @@
-"""CNN: three small convolutions, without augmentation: it soon learns its training images by heart.
+"""CNN: three small convolutions without augmentation. It soon overfits the training images.
 
 Source:      the reference notebook, section 1.5 (one run: 67.07 % test accuracy)
 Result:      74.09 ± 0.19 % test accuracy, seeds 0 to 4 (docs/results.md)
-Network:     three times 2x2 convolution (16, 32, 64), ReLU, 2x2 max-pool; dropout 0.3; 500; dropout 0.4; 10
+Network:     three blocks of 2x2 convolution (16, 32, 64), ReLU, 2x2 max-pool; dropout 0.3; 500; dropout 0.4; 10
 Parameters:  528,054
 Recipe:      Adam 1e-3, batch 32, 20 epochs; the checkpoint with the lowest validation loss is tested
 Command:     python -m cifar_flax.main --config experiments/cnn.py
-Quick look:  python -m cifar_flax.main --config experiments/cnn.py:smoke      (synthetic images, offline)
+Smoke test:  python -m cifar_flax.main --config experiments/cnn.py:smoke      (synthetic images, offline)
 """
 
 from pathlib import Path
@@ -20,5 +20,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config()
     config.experiment = Path(__file__).stem
     config.model = "cnn"
-    config.eval_batch_size = 40  # its feature maps then stay in a CPU's cache
+    config.eval_batch_size = 40  # small enough for the feature maps to stay in a CPU's cache
     return with_variant(config, variant)

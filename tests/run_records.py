@@ -1,4 +1,4 @@
-"""What a run left behind, as tests compare it; and a signal in the middle of one."""
+"""Reads the records of a run, compares two runs, and interrupts a run with a signal."""
 
 import json
 import signal
@@ -12,13 +12,13 @@ from tensorboard.util import tensor_util
 from cifar_flax.reporting import console
 from cifar_flax.workdir import checkpoints
 
-TIMING = {"epoch_seconds", "images_per_second"}
-ONE = jax.devices()[:1]
+TIMING_FIELDS = {"epoch_seconds", "images_per_second"}
+ONE_DEVICE = jax.devices()[:1]
 
 
 def metrics_of(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMING_FIELDS} for line in lines]
 
 
 def run_of(workdir):
@@ -26,7 +26,7 @@ def run_of(workdir):
 
 
 def final_arrays(workdir, kind="latest"):
-    """The arrays of the newest checkpoint, or of the best one, by their path, as stored."""
+    """The arrays of the newest checkpoint (or of the best one, with `kind="best"`) by their path, as stored."""
     with checkpoints.Checkpoints(workdir) as stored:
         as_stored = ocp.args.Composite(arrays=ocp.args.StandardRestore())
         manager = getattr(stored, kind)
@@ -49,22 +49,22 @@ def assert_same_run(workdir, other):
 
 
 def events_of(workdir, tag):
-    """(step, value) of a scalar, over all event files of a workdir in their order."""
+    """(step, value) of all events with this tag, from all event files of a workdir in order of modification."""
     files = sorted((workdir / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    every = [EventAccumulator(str(file)).Reload() for file in files]
-    found = [event for events in every if tag in events.Tags()["tensors"] for event in events.Tensors(tag)]
-    return [(event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in found]
+    accumulators = [EventAccumulator(str(file)).Reload() for file in files]
+    events = [event for stored in accumulators if tag in stored.Tags()["tensors"] for event in stored.Tensors(tag)]
+    return [(event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in events]
 
 
-def interrupt_after(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal when so many steps of the run are done."""
+def interrupt_after(monkeypatch, num_updates, signal_number=signal.SIGTERM):
+    """Sends this process a signal after a number of progress updates. With chunks of one step, each is one step."""
     update = console.EpochProgress.update
-    done = []
+    updates = []
 
     def counting(self, *arguments):
         update(self, *arguments)
-        done.append(None)
-        if len(done) == step:
-            signal.raise_signal(number)
+        updates.append(None)
+        if len(updates) == num_updates:
+            signal.raise_signal(signal_number)
 
     monkeypatch.setattr(console.EpochProgress, "update", counting)

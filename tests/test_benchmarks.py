@@ -1,4 +1,4 @@
-"""The benchmark's own numbers: counted work, our contestant, and every round kept."""
+"""The benchmarks: the work counted for a step, our contestant, and the recorded rounds."""
 
 import json
 
@@ -7,11 +7,13 @@ import pytest
 
 from benchmarks import contestants, publish, roofline
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.mark.parametrize(
     ("network", "operations", "parameters"),
     [
-        # forward 2 x 32 images x inputs x outputs; the gradients cost as much again each, but the images' has no use
+        # forward pass and both gradients: 2 x 32 images x inputs x outputs each; the images need no gradient
         ("mlp", 2 * 32 * (2 * 3072 * 1000 + 3 * 1000 * 512 + 3 * 512 * 10), 3_590_642),
         (
             "cnn",
@@ -19,7 +21,7 @@ from benchmarks import contestants, publish, roofline
             528_054,
         ),
         ("alexnet", 16_415_981_568, 21_591_114),
-        # whitening's kernel is fixed; what a pooling drops is not computed
+        # the whitening kernel is fixed; outputs that a pooling drops are not computed
         (
             "airbench94",
             2 * 32 * 961 * 12 * 24
@@ -29,23 +31,23 @@ from benchmarks import contestants, publish, roofline
         ),
     ],
 )
-def test_the_work_of_a_step_is_counted_from_its_shapes(network, operations, parameters):
+def test_training_step_counts_work_from_shapes(network, operations, parameters):
     work = roofline.training_step(network, 32)
     assert work.operations == operations
     assert work.bytes == (20 if network == contestants.AIRBENCH else 28) * parameters
 
 
-def test_our_contestant_trains_past_an_epoch_and_evaluates():
+def test_our_contestant_trains_beyond_an_epoch_and_evaluates():
     random = np.random.default_rng(0)
     labels = np.arange(96, dtype=np.int32) % 10
-    pictures = random.integers(0, 256, (96, 32, 32, 3), np.uint8)
-    ours = contestants.build(contestants.US, "mlp", contestants.Images(pictures, labels, pictures, labels), 32)
+    images = random.integers(0, 256, (96, 32, 32, 3), np.uint8)
+    ours = contestants.build(contestants.OURS, "mlp", contestants.Images(images, labels, images, labels), 32)
     ours.train(40)
     assert ours.num_parameters == 3_590_642
-    assert ours.evaluate() > 0.5  # by heart
+    assert ours.evaluate() > 0.5  # it memorizes the images
 
 
-def test_a_record_keeps_every_round_of_everyone():
+def test_speed_results_contain_all_rounds_of_all_contestants():
     record = json.loads((publish.RESULTS / "speed_cpu.json").read_text())
     assert set(record["networks"]) == {"mlp", "cnn", "alexnet"}
     for network in record["networks"].values():
@@ -53,5 +55,5 @@ def test_a_record_keeps_every_round_of_everyone():
         for measured in network["contestants"].values():
             assert len(measured["train"]) == len(measured["evaluate"]) >= 3
     [airbench] = json.loads((publish.RESULTS / "speed_airbench94_cpu.json").read_text())["networks"].values()
-    assert set(airbench["contestants"]) == set(contestants.OF_AIRBENCH)
+    assert set(airbench["contestants"]) == set(contestants.AIRBENCH_CONTESTANTS)
     assert min(len(measured["train"]) for measured in airbench["contestants"].values()) >= 3

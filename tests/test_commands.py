@@ -1,19 +1,20 @@
-"""The commands on a run: evaluate, predict, export, and the function behind them."""
+"""The commands evaluate, predict and export, and load_run, on a finished run."""
 
 import json
-import subprocess
-import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax import evaluate, export, predict, train
+from cifar_flax import evaluate, export, inference, predict, train
 from cifar_flax.errors import BadInput
-from cifar_flax.inference import load_run
+from cifar_flax.inference import load_run, load_split
 from cifar_flax.predict import read_image
 from cifar_flax.workdir import checksums
+
+pytestmark = pytest.mark.medium
 
 SHAPE = (8, 8, 3)
 RNG = np.random.default_rng(0)
@@ -26,75 +27,75 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def run(workdir, tiny_config, tiny_dataset, monkeypatch):
-    """What run.json holds of a finished run in `workdir`."""
-    monkeypatch.setattr(evaluate, "load", lambda config: tiny_dataset)
+    """The content of run.json of a finished run in `workdir`."""
+    monkeypatch.setattr(inference, "load", lambda config: tiny_dataset)
     return train.train_and_evaluate(tiny_config, workdir, jax.devices()[:1])
 
 
-def output(command, capsys, *arguments):
+def output_of(command, capsys, *arguments):
     capsys.readouterr()
     assert command.main([str(argument) for argument in arguments]) == 0
     return capsys.readouterr().out
 
 
-def test_evaluate_gives_the_recorded_numbers_again_to_the_last_digit(workdir, run, tiny_dataset, capsys):
-    found = json.loads(output(evaluate, capsys, "--workdir", workdir, "--json"))
-    assert (found["loss"], found["accuracy"]) == (run["test_loss"], run["test_accuracy"])
-    assert (found["num_images"], found["epoch"], found["status"]) == (27, run["best_epoch"], "done")
+def test_evaluate_reproduces_the_recorded_results_exactly(workdir, run, tiny_dataset, capsys):
+    result = json.loads(output_of(evaluate, capsys, "--workdir", workdir, "--json"))
+    assert (result["loss"], result["accuracy"]) == (run["test_loss"], run["test_accuracy"])
+    assert (result["num_images"], result["epoch"], result["status"]) == (27, run["best_epoch"], "done")
     counts = np.bincount(tiny_dataset.test.labels, minlength=3)
-    shares = [found["accuracy_by_class"][name] for name in tiny_dataset.class_names]
-    assert np.average(shares, weights=counts) == pytest.approx(found["accuracy"])
-    found = json.loads(output(evaluate, capsys, "--workdir", workdir, "--split=validation", "--json"))
+    accuracies = [result["accuracy_by_class"][name] for name in tiny_dataset.class_names]
+    assert np.average(accuracies, weights=counts) == pytest.approx(result["accuracy"])
+    result = json.loads(output_of(evaluate, capsys, "--workdir", workdir, "--split=validation", "--json"))
     recorded = (run["best_validation_loss"], run["best_validation_accuracy"])
-    assert (found["loss"], found["accuracy"]) == recorded
+    assert (result["loss"], result["accuracy"]) == recorded
 
 
-def test_loading_a_run_says_nothing_and_changes_nothing(workdir, caplog, capfd):
-    left = workdir / "checkpoints" / "best" / "9.orbax-checkpoint-tmp-1"  # as a killed process leaves it
-    left.mkdir()
+def test_loading_a_run_is_silent_and_changes_no_file(workdir, caplog, capfd):
+    leftover = workdir / "checkpoints" / "best" / "9.orbax-checkpoint-tmp-1"  # left by a killed process
+    leftover.mkdir()
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     load_run(workdir)
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
     assert capfd.readouterr() == ("", "")
-    left.rmdir()
+    leftover.rmdir()
 
 
-def test_evaluate_is_readable_and_says_when_a_run_is_unfinished(workdir, run, capsys):
-    text = output(evaluate, capsys, "--workdir", workdir)
+def test_evaluate_states_that_a_run_is_unfinished(workdir, run, capsys):
+    text = output_of(evaluate, capsys, "--workdir", workdir)
     assert f"test: 27 images, loss {run['test_loss']:.4f}, accuracy {run['test_accuracy']:.2%}" in text
     assert "so far" not in text
     stored = (workdir / "run.json").read_text()
-    (workdir / "run.json").write_text(json.dumps(checksums.seal({**run, "status": "interrupted"})))
-    assert "the best so far (the run is interrupted)" in output(evaluate, capsys, "--workdir", workdir)
+    (workdir / "run.json").write_text(json.dumps(checksums.add_checksum({**run, "status": "interrupted"})))
+    assert "the best so far (the run is interrupted)" in output_of(evaluate, capsys, "--workdir", workdir)
     (workdir / "run.json").write_text(stored)
 
 
-def test_the_classifier_agrees_with_the_evaluation(workdir, run, tiny_dataset):
+def test_classifier_reproduces_the_test_accuracy(workdir, run, tiny_dataset):
     classifier = load_run(workdir)
     probabilities = classifier(tiny_dataset.test.images)
     assert probabilities.shape == (27, 3)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
-    right = probabilities.argmax(1) == tiny_dataset.test.labels
-    assert right.mean() == pytest.approx(run["test_accuracy"])
+    correct = probabilities.argmax(1) == tiny_dataset.test.labels
+    assert correct.mean() == pytest.approx(run["test_accuracy"])
     assert classifier(tiny_dataset.test.images[:0]).shape == (0, 3)
     with pytest.raises(ValueError, match="uint8"):
         classifier(tiny_dataset.test.images / 255)
 
 
-def test_predict_on_enlarged_images_gives_what_their_own_pixels_give(workdir, tiny_dataset, tmp_path, capsys):
+def test_predict_gives_enlarged_images_the_same_probabilities(workdir, tiny_dataset, tmp_path, capsys):
     images, paths = tiny_dataset.test.images[:10], []
     for i, image in enumerate(images):
         paths.append(tmp_path / f"image {i}.png")
         enlarged = Image.fromarray(image)
         enlarged.resize((8 * (i + 1), 8 * (i + 1)), Image.Resampling.NEAREST).save(paths[-1])
-    found = json.loads(output(predict, capsys, "--workdir", workdir, "--json", *paths))
+    result = json.loads(output_of(predict, capsys, "--workdir", workdir, "--json", *paths))
     classifier = load_run(workdir)
-    for one, path, probabilities in zip(found, paths, classifier(images), strict=True):
-        assert one["image"] == str(path)
-        assert list(one["classes"].values()) == sorted(map(float, probabilities), reverse=True)[:3]
-    assert "image 0.png: " in output(predict, capsys, "--workdir", workdir, paths[0])
+    for prediction, path, probabilities in zip(result, paths, classifier(images), strict=True):
+        assert prediction["image"] == str(path)
+        assert list(prediction["classes"].values()) == sorted(map(float, probabilities), reverse=True)[:3]
+    assert "image 0.png: " in output_of(predict, capsys, "--workdir", workdir, paths[0])
 
 
 @pytest.mark.parametrize(
@@ -103,52 +104,52 @@ def test_predict_on_enlarged_images_gives_what_their_own_pixels_give(workdir, ti
     + [("webp", mode) for mode in ("RGB", "RGBA")]
     + [("jpg", mode) for mode in ("RGB", "L", "CMYK")],
 )
-def test_pictures_of_every_kind_are_read(suffix, mode, tmp_path):
-    light = np.full((8, 8), 200, np.uint8)
-    picture = Image.fromarray(light.astype(np.uint16) * 257 if mode == "I;16" else light)
-    (picture if mode == "I;16" else picture.convert("RGB").convert(mode)).save(tmp_path / f"picture.{suffix}")
+def test_images_of_common_formats_and_modes_are_read(suffix, mode, tmp_path):
+    gray = np.full((8, 8), 200, np.uint8)
+    image = Image.fromarray(gray.astype(np.uint16) * 257 if mode == "I;16" else gray)
+    (image if mode == "I;16" else image.convert("RGB").convert(mode)).save(tmp_path / f"image.{suffix}")
     for shape in (SHAPE, (8, 8, 1)):
-        image = read_image(tmp_path / f"picture.{suffix}", shape)
-        assert image.shape == shape
-        assert abs(int(image.mean()) - 200) < 10  # black and white are dithered to that
+        pixels = read_image(tmp_path / f"image.{suffix}", shape)
+        assert pixels.shape == shape
+        assert abs(int(pixels.mean()) - 200) < 10  # mode 1 is dithered
 
 
-def test_a_picture_is_turned_upright_cut_in_its_middle_and_laid_on_white(tmp_path):
+def test_image_is_rotated_by_exif_center_cropped_and_placed_on_white(tmp_path):
     wide = np.zeros((8, 24, 3), np.uint8)
     wide[:, 8:16] = 100
     Image.fromarray(wide).save(tmp_path / "wide.png")
     assert read_image(tmp_path / "wide.png", SHAPE).min() == 100
 
     half = np.zeros((8, 8, 3), np.uint8)
-    half[:4] = 255  # its upper half is white
-    turned = Image.Exif()
-    turned[0x0112] = 3  # stored upside down
-    Image.fromarray(half).save(tmp_path / "turned.png", exif=turned)
-    np.testing.assert_array_equal(read_image(tmp_path / "turned.png", SHAPE), half[::-1])
+    half[:4] = 255  # the upper half is white
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    Image.fromarray(half).save(tmp_path / "rotated.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "rotated.png", SHAPE), half[::-1])
 
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert read_image(tmp_path / "clear.png", SHAPE).min() == 255
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "transparent.png")
+    assert read_image(tmp_path / "transparent.png", SHAPE).min() == 255
 
 
-def test_export_holds_every_parameter(workdir, run, tmp_path, capsys):
-    assert "parameters.npz" in output(export, capsys, "--workdir", workdir)
-    output(export, capsys, "--workdir", workdir, f"--output={tmp_path / 'mine.npz'}")
+def test_export_contains_all_parameters(workdir, run, tmp_path, capsys):
+    assert "parameters.npz" in output_of(export, capsys, "--workdir", workdir)
+    output_of(export, capsys, "--workdir", workdir, f"--output={tmp_path / 'mine.npz'}")
     with np.load(tmp_path / "mine.npz") as arrays:
-        trained = {name: array for name, array in arrays.items() if name.startswith("params/")}
-        assert sum(array.size for array in trained.values()) == run["trainable_parameters"]
+        params = {name: array for name, array in arrays.items() if name.startswith("params/")}
+        assert sum(array.size for array in params.values()) == run["trainable_parameters"]
         assert arrays["batch_stats/norm1/mean"].shape == (4,)
     classifier = load_run(workdir)
-    np.testing.assert_array_equal(trained["params/conv1/kernel"], classifier.params["conv1"]["kernel"])
+    np.testing.assert_array_equal(params["params/conv1/kernel"], classifier.params["conv1"]["kernel"])
     (workdir / "parameters.npz").unlink()
 
 
-def picture(folder, kind):
+def unusable_image(folder, kind):
     path = folder / f"{kind}.png"
     if kind == "truncated":
         Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
         path.write_bytes(path.read_bytes()[:2_000])
     elif kind == "text":
-        path.write_text("no picture")
+        path.write_text("not an image")
     elif kind == "bomb":
         Image.new("1", (20_000, 20_000)).save(path)
     elif kind == "folder":
@@ -156,9 +157,9 @@ def picture(folder, kind):
     return path
 
 
-@pytest.mark.parametrize("kind", ["absent", "truncated", "text", "bomb", "folder"])
-def test_a_picture_that_cannot_be_read_is_named(kind, workdir, tmp_path, capsys):
-    path = picture(tmp_path, kind)
+@pytest.mark.parametrize("kind", ["missing", "truncated", "text", "bomb", "folder"])
+def test_unreadable_image_is_reported(kind, workdir, tmp_path, capsys):
+    path = unusable_image(tmp_path, kind)
     assert predict.main(["--workdir", str(workdir), str(path)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {path}: ")
@@ -166,42 +167,30 @@ def test_a_picture_that_cannot_be_read_is_named(kind, workdir, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("command", [evaluate, predict, export])
-@pytest.mark.parametrize("kind", ["absent", "no_checkpoint"])
-def test_a_workdir_without_a_checkpoint_is_named_and_left_alone(command, kind, run, tmp_path, capsys):
-    used = tmp_path / "run"
+@pytest.mark.parametrize("kind", ["missing", "no_checkpoint"])
+def test_workdir_without_a_checkpoint_is_reported_and_not_changed(command, kind, run, tmp_path, capsys):
+    workdir = tmp_path / "run"
     if kind == "no_checkpoint":
-        used.mkdir()
-        (used / "run.json").write_text(json.dumps(run))
-        (used / "config.json").write_text('{"model": "tiny"}')
+        workdir.mkdir()
+        (workdir / "run.json").write_text(json.dumps(run))
+        (workdir / "config.json").write_text('{"model": "tiny"}')
     before = sorted(tmp_path.rglob("*"))
-    arguments = ["--workdir", str(used), *(["picture.png"] if command is predict else [])]
+    arguments = ["--workdir", str(workdir), *(["image.png"] if command is predict else [])]
     assert command.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert str(used) in captured.err
+    assert str(workdir) in captured.err
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_images_of_another_shape_are_refused(workdir, tiny_dataset):
-    with pytest.raises(BadInput, match=r"\[8, 8, 1\]"):
-        evaluate.evaluate(load_run(workdir), type(tiny_dataset.test)(tiny_dataset.test.images[..., :1], None))
+def test_images_of_another_shape_are_rejected(workdir, tiny_dataset, monkeypatch):
+    gray = replace(tiny_dataset, test=replace(tiny_dataset.test, images=tiny_dataset.test.images[..., :1]))
+    monkeypatch.setattr(inference, "load", lambda config: gray)
+    with pytest.raises(BadInput, match=r"^--data_dir: the images are \[8, 8, 1\], those of the run \[8, 8, 3\]"):
+        load_split(load_run(workdir), "test")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--workdir=x", "--split=tests"], ["--workdir=x", "stray"]])
-def test_a_mistake_in_the_arguments_is_one_line(arguments, capsys):
+def test_invalid_argument_exits_with_code_2_and_one_line(arguments, capsys):
     assert evaluate.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize("flush", [True, False])
-def test_an_output_that_is_cut_off_is_no_error(flush):
-    """As `| head -1` does it, while the command still writes, or with its last lines still to be flushed."""
-    command = f"print('first', flush=True), sys.stdin.read(), print('second', flush={flush})"
-    code = f"import sys; from cifar_flax.cli.commandline import exit_code; sys.exit(exit_code(lambda: ({command})))"
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout.readline() == "first\n"
-        process.stdout.close()
-        process.stdin.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 141

@@ -1,4 +1,4 @@
-"""Several seeds of one experiment: each a run of its own, together a mean, and all of it resumable."""
+"""A sweep over seeds: each seed is a run, and an interrupted sweep resumes."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ from cifar_flax.errors import BadInput
 from cifar_flax.main import main
 from cifar_flax.reporting import formatting
 from cifar_flax.sweep import main as sweep
-from cifar_flax.sweep import seeds_of
+from cifar_flax.sweep import parse_seeds
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -30,51 +30,54 @@ def _in_the_checkout(monkeypatch, tiny_config):
 @pytest.mark.parametrize(
     ("text", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("7", [7]), ("5, 0-1,3", [5, 0, 1, 3]), ("0-999", list(range(1000)))]
 )
-def test_seeds_are_read_as_people_write_them(text, seeds):
-    assert seeds_of(text) == seeds
+def test_seeds_are_parsed(text, seeds):
+    assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "0-", "-1", "1.5", "4-0", "0,,1", "0-4,2", "0-1000", "0-9999999999", "1e3"])
-def test_other_seeds_are_refused_in_one_line(text):
-    with pytest.raises(BadInput, match=r"^--seeds: .*; give") as mistake:
-        seeds_of(text)
-    assert "\n" not in str(mistake.value)
+def test_invalid_seeds_are_rejected_in_one_line(text):
+    with pytest.raises(BadInput, match=r"^--seeds: .*; give") as error:
+        parse_seeds(text)
+    assert "\n" not in str(error.value)
 
 
-def test_a_sweep_trains_what_main_trains_and_says_mean_and_deviation(tmp_path, capsys):
+@pytest.mark.medium
+def test_sweep_trains_the_same_runs_as_main_and_prints_mean_and_deviation(tmp_path, capsys):
     assert sweep([*TINY, "--seeds=0,2", f"--workdir={tmp_path / 'sweep'}"]) == 0
     out = capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["seed0", "seed2"]
     assert main([*TINY, "--config.seed=2", f"--workdir={tmp_path / 'alone'}"]) == 0
     assert_same_run(tmp_path / "sweep" / "seed2", tmp_path / "alone")
-    found = [run_of(tmp_path / "sweep" / name)["test_accuracy"] for name in ("seed0", "seed2")]
-    mean, deviation = 100 * statistics.fmean(found), 100 * statistics.stdev(found)
+    accuracies = [run_of(tmp_path / "sweep" / name)["test_accuracy"] for name in ("seed0", "seed2")]
+    mean, deviation = 100 * statistics.fmean(accuracies), 100 * statistics.stdev(accuracies)
     assert f"test accuracy {mean:.2f} ± {deviation:.2f} %" in out.splitlines()[-1]
     assert "seeds 0, 2" in out.splitlines()[-1]
 
 
-def test_a_sweep_goes_on_where_it_was_interrupted_and_skips_what_is_done(tmp_path, capsys, monkeypatch):
+@pytest.mark.medium
+def test_interrupted_sweep_resumes_and_skips_finished_seeds(tmp_path, capsys, monkeypatch):
     command = [*TINY, "--seeds=0-2", f"--workdir={tmp_path}"]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "PIECE_SECONDS", 0.0)  # every step is a piece
-        interrupt_after(patch, 12)  # of 8 steps a seed
+        patch.setattr(train, "CHUNK_SECONDS", 0.0)  # one step per chunk
+        interrupt_after(patch, 12)  # each seed has 8 steps
         assert sweep(command) == 143
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert [json.loads((tmp_path / name / "run.json").read_text())["status"] for name in ("seed0", "seed1")] == [
         "done",
         "interrupted",
     ]
-    written = (tmp_path / "seed0" / "run.json").stat().st_mtime_ns
+    modified = (tmp_path / "seed0" / "run.json").stat().st_mtime_ns
     assert sweep(command) == 0
     out = capsys.readouterr().out
-    assert "going on after step" in out
-    assert (tmp_path / "seed0" / "run.json").stat().st_mtime_ns == written
+    assert "resuming after step" in out
+    assert (tmp_path / "seed0" / "run.json").stat().st_mtime_ns == modified
     assert [len(metrics_of(tmp_path / f"seed{seed}")) for seed in range(3)] == [2, 2, 2]
     assert sweep(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == out.splitlines()[-1]
 
 
-def test_a_seed_that_diverges_does_not_keep_the_others_from_training(tmp_path, capsys):
+@pytest.mark.medium
+def test_diverging_seed_does_not_stop_the_others(tmp_path, capsys):
     command = [*TINY, "--config.optimizer=sgd", "--config.learning_rate=1e30", "--seeds=0-1", f"--workdir={tmp_path}"]
     assert sweep(command) == 1
     assert [run_of(tmp_path / name)["status"] for name in ("seed0", "seed1")] == ["diverged", "diverged"]
@@ -91,7 +94,7 @@ def test_a_seed_that_diverges_does_not_keep_the_others_from_training(tmp_path, c
         ([*TINY, "--seed=3"], ["--seed", "did you mean '--seeds'"]),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path, capsys):
+def test_invalid_argument_exits_with_code_2_and_one_line(arguments, words, tmp_path, capsys):
     assert sweep([*arguments, f"--workdir={tmp_path / 'new'}"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -99,10 +102,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path, capsy
     assert not (tmp_path / "new").exists()
 
 
-def test_one_seed_has_no_deviation():
-    assert formatting.percent([0.5]) == "50.00 %"
-    assert formatting.percent([0.5, 0.6]) == "55.00 ± 7.07 %"  # sqrt(0.005), over n - 1
-    assert [formatting.seeds(numbers) for numbers in ([3], [0, 1, 2], [0, 2])] == [
+def test_single_seed_has_no_deviation():
+    assert formatting.mean_std_percent([0.5]) == "50.00 %"
+    assert formatting.mean_std_percent([0.5, 0.6]) == "55.00 ± 7.07 %"  # sqrt(0.005), over n - 1
+    assert [formatting.describe_seeds(numbers) for numbers in ([3], [0, 1, 2], [0, 2])] == [
         "seed 3",
         "seeds 0 to 2",
         "seeds 0, 2",

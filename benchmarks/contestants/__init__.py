@@ -1,7 +1,7 @@
-"""Everyone who trains the same networks: a file for each framework, and their names.
+"""The contestants of the speed benchmark by name, with one module per framework.
 
-A contestant is built from a network's name and the images; then it is asked, many times, to train some steps or to
-evaluate all test images, and it comes back when the device has finished.
+A contestant is built from the name of a network and the images. It is then called repeatedly to train some steps or to
+evaluate all test images. Both calls return when the device has finished.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Images(NamedTuple):
-    """What all train on: images [N, 32, 32, 3] uint8 and labels [N] int32."""
+    """The data of all contestants: images [N, 32, 32, 3] uint8 and labels [N] int32."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -22,11 +22,11 @@ class Images(NamedTuple):
 
 
 class Contestant(Protocol):
-    """One framework's training of one network, compiled and ready when it is built.
+    """One framework training one network, compiled when it is built.
 
     Attributes:
-        num_parameters: trainable ones, to see that all train the same network.
-        compile_seconds: what compiling took, or running the first step where the framework compiles within it.
+        num_parameters: number of trainable parameters, to verify that all contestants train the same network.
+        compile_seconds: compilation time, or the time of the first step if the framework compiles during it.
     """
 
     num_parameters: int
@@ -40,19 +40,25 @@ class Contestant(Protocol):
 
 
 class Entry(NamedTuple):
-    """Of a contestant: its module here, arguments of the module's `build`, environment of its process."""
+    """How a contestant is started.
+
+    Attributes:
+        module: its module in this package.
+        arguments: keyword arguments of the module's `build`.
+        environment: environment variables added to its process.
+    """
 
     module: str
     arguments: Mapping[str, Any] = MappingProxyType({})
     environment: Mapping[str, str] = MappingProxyType({})
 
 
-US = "cifar_flax"
+OURS = "cifar_flax"
 AUGMENTED = "cifar_flax, shift and flip"
 FLUSHED = "PyTorch, eager, denormals flushed"
 USUAL_LOOP = "Flax, usual loop"
 CONTESTANTS = {
-    US: Entry("ours"),
+    OURS: Entry("ours"),
     AUGMENTED: Entry("ours", {"augment": "shift_flip"}),
     USUAL_LOOP: Entry("flax_loop"),
     "Keras on TensorFlow": Entry("keras_fit", environment={"KERAS_BACKEND": "tensorflow"}),
@@ -61,8 +67,8 @@ CONTESTANTS = {
     FLUSHED: Entry("pytorch", {"flush_denormals": True}),
     "PyTorch, compiled": Entry("pytorch", {"compiled": True}),
 }
-AIRBENCH = "airbench94"  # a network apart from the others: with its own batch size, SGD, and fewer contestants
-OF_AIRBENCH = (US, "PyTorch, eager", FLUSHED)
+AIRBENCH = "airbench94"  # a network that is measured separately: with its own batch size, SGD and fewer contestants
+AIRBENCH_CONTESTANTS = (OURS, "PyTorch, eager", FLUSHED)
 PEERS = tuple(name for name, entry in CONTESTANTS.items() if entry.module in ("keras_fit", "pytorch"))
 
 

@@ -1,4 +1,4 @@
-"""The loop of most Flax examples: one jitted step for each batch that Python hands over, the library's convolutions."""
+"""The loop of most Flax examples: one jitted step per batch from the host, with XLA's own convolutions."""
 
 import time
 from functools import partial
@@ -14,11 +14,11 @@ from benchmarks.contestants import Images
 from cifar_flax.models import MODELS
 from cifar_flax.training.state import count_parameters
 
-EVAL_BATCH = 200
+EVAL_BATCH_SIZE = 200
 
 
 class State(TrainState):
-    """Flax' own, with BatchNorm's running statistics."""
+    """Flax's TrainState with BatchNorm's running statistics."""
 
     batch_stats: Any
 
@@ -47,14 +47,14 @@ def count_correct(state: State, images: jax.Array, labels: jax.Array) -> jax.Arr
 
 
 class FlaxLoop:
-    """The host gathers each batch and hands it over."""
+    """The host gathers each batch and passes it to the jitted step."""
 
     def __init__(self, network: str, images: Images, batch_size: int) -> None:
         self.batch_size = batch_size
         self.train_images = images.train_images.astype(np.float32) / 255
         self.test_images = images.test_images.astype(np.float32) / 255
         self.train_labels, self.test_labels = images.train_labels, images.test_labels
-        model = MODELS[network](10, dtype=jnp.float32, lowering="library")
+        model = MODELS[network](10, dtype=jnp.float32)
         variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         self.state = State.create(
             apply_fn=model.apply,
@@ -65,9 +65,9 @@ class FlaxLoop:
         self.num_parameters = count_parameters(self.state.params)
         self.key = jax.random.key(1)
         self.random = np.random.default_rng(0)
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.train(1)
-        self.compile_seconds = time.perf_counter() - began
+        self.compile_seconds = time.perf_counter() - start
 
     def train(self, num_steps: int) -> None:
         loss = jnp.float32(0)
@@ -81,8 +81,10 @@ class FlaxLoop:
 
     def evaluate(self) -> float:
         counts = [
-            count_correct(self.state, self.test_images[i : i + EVAL_BATCH], self.test_labels[i : i + EVAL_BATCH])
-            for i in range(0, len(self.test_labels), EVAL_BATCH)
+            count_correct(
+                self.state, self.test_images[i : i + EVAL_BATCH_SIZE], self.test_labels[i : i + EVAL_BATCH_SIZE]
+            )
+            for i in range(0, len(self.test_labels), EVAL_BATCH_SIZE)
         ]
         return sum(map(int, counts)) / len(self.test_labels)
 

@@ -1,4 +1,4 @@
-"""Keras' `fit` and `evaluate`, on the backend that KERAS_BACKEND names; what the reference notebook calls."""
+"""Keras `fit` and `evaluate`, as in the reference notebook, on the backend that KERAS_BACKEND selects."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from keras import layers
 
 from benchmarks.contestants import Images
 
-EVAL_BATCH = 200
+EVAL_BATCH_SIZE = 200
 
 
 def mlp() -> list[Any]:
@@ -57,7 +57,7 @@ NETWORKS = {"mlp": mlp, "cnn": cnn, "alexnet": alexnet}
 
 
 class KerasFit:
-    """`fit` on arrays in memory, an epoch or a part of one a call."""
+    """Calls `fit` on arrays in memory, for at most one epoch per call."""
 
     def __init__(self, network: str, images: Images, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -71,21 +71,21 @@ class KerasFit:
             metrics=["accuracy"],
         )
         self.num_parameters = sum(int(np.prod(weight.shape)) for weight in self.model.trainable_weights)
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.train(1)
-        self.compile_seconds = time.perf_counter() - began
+        self.compile_seconds = time.perf_counter() - start
 
     def train(self, num_steps: int) -> None:
         while num_steps:
-            piece = min(num_steps, len(self.train_labels) // self.batch_size)
-            rows, num_steps = slice(piece * self.batch_size), num_steps - piece
+            chunk = min(num_steps, len(self.train_labels) // self.batch_size)
+            rows, num_steps = slice(chunk * self.batch_size), num_steps - chunk
             history = self.model.fit(
                 self.train_images[rows], self.train_labels[rows], batch_size=self.batch_size, epochs=1, verbose=0
             )
             assert np.isfinite(history.history["loss"]).all()
 
     def evaluate(self) -> float:
-        _, accuracy = self.model.evaluate(self.test_images, self.test_labels, batch_size=EVAL_BATCH, verbose=0)
+        _, accuracy = self.model.evaluate(self.test_images, self.test_labels, batch_size=EVAL_BATCH_SIZE, verbose=0)
         return float(accuracy)
 
 

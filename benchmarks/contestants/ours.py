@@ -1,4 +1,4 @@
-"""The programs that `cifar_flax.main` runs."""
+"""cifar_flax: the compiled programs that `cifar_flax.main` runs."""
 
 from functools import partial
 from pathlib import Path
@@ -9,46 +9,45 @@ from ml_collections import ConfigDict
 
 from benchmarks.contestants import Images
 from cifar_flax.cli.commandline import choose_xla_options
-from cifar_flax.config import load_experiment
+from cifar_flax.cli.experiment import load_experiment
 from cifar_flax.data import Dataset, Split
-from cifar_flax.train import resolve
-from cifar_flax.training.programs import evaluate_all, make_job, make_programs, zero_metrics
-from cifar_flax.training.state import count_parameters, create_train_state
+from cifar_flax.training.evaluation import evaluate_split
+from cifar_flax.training.job import init_state, make_job, resolve_config, zero_metrics
+from cifar_flax.training.programs import make_programs
+from cifar_flax.training.state import count_parameters
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 class Ours:
-    """Training in pieces of an epoch, as the loop dispatches them."""
+    """Trains in chunks of an epoch, as the training loop does."""
 
     def __init__(self, config: ConfigDict, images: Images) -> None:
         train = Split(images.train_images, images.train_labels)
         test = Split(images.test_images, images.test_labels)
         dataset = Dataset(train, test, test, tuple(map(str, range(10))))
         devices = jax.devices()
-        config = resolve(config, devices)
-        self.job = make_job(config, dataset, devices)
+        config = resolve_config(config, devices)
+        self.job = make_job(config, len(train), dataset.num_classes, devices)
         self.metrics = zero_metrics(self.job)
-        create = jax.jit(
-            partial(create_train_state, self.job.model, self.job.optimizer, averaged=bool(config.average_every))
-        )
-        self.state = create(jax.random.key(0), images.train_images)
+        self.state = jax.jit(partial(init_state, self.job))(jax.random.key(0), images.train_images)
         self.num_parameters = count_parameters(self.state.params)
         self.programs = make_programs(self.job, self.state, self.metrics, dataset, config)
         self.compile_seconds = self.programs.compile_seconds
         self.step = 0
 
     def train(self, num_steps: int) -> None:
+        train = self.programs.train
         while num_steps:
-            piece = min(num_steps, self.job.steps_per_epoch - self.step % self.job.steps_per_epoch)
-            self.step, num_steps = self.step + piece, num_steps - piece
+            chunk = min(num_steps, self.job.steps_per_epoch - self.step % self.job.steps_per_epoch)
+            self.step, num_steps = self.step + chunk, num_steps - chunk
             self.state, self.metrics, diverged = self.programs.train_steps(
-                self.state, self.metrics, *self.programs.train, np.int32(self.step)
+                self.state, self.metrics, train.images, train.labels, np.int32(self.step)
             )
             assert not diverged
 
     def evaluate(self) -> float:
-        return evaluate_all(self.programs.evaluate, self.state, self.programs.test).accuracy
+        return evaluate_split(self.programs.evaluate, self.state, self.programs.test).accuracy
 
 
 def build(network: str, images: Images, batch_size: int, augment: str = "none") -> Ours:

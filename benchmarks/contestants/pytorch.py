@@ -1,4 +1,4 @@
-"""PyTorch as its tuning guide has it: channels last, fused Adam, the images in the device's memory."""
+"""PyTorch, tuned as its guide recommends: channels last, fused Adam, images in device memory."""
 
 import time
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.contestants import AIRBENCH, Images
 
-EVAL_BATCH = 200
+EVAL_BATCH_SIZE = 200
 
 
 def mlp() -> nn.Sequential:
@@ -21,7 +21,7 @@ def mlp() -> nn.Sequential:
 
 def cnn() -> nn.Sequential:
     def block(features_in: int, features: int) -> tuple[nn.Module, ...]:
-        # a 2x2 kernel keeps the size with one row and column of zeros at the end
+        # padding one row and one column at the end keeps the size with a 2x2 kernel
         return nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(features_in, features, 2), nn.ReLU(), nn.MaxPool2d(2)
 
     return nn.Sequential(
@@ -72,7 +72,7 @@ NETWORKS = {"mlp": mlp, "cnn": cnn, "alexnet": alexnet, AIRBENCH: airbench94}
 
 
 class PyTorch:
-    """A plain training loop on tensors in the device's memory."""
+    """A plain training loop on tensors in device memory."""
 
     def __init__(self, network: str, images: Images, batch_size: int, *, compiled: bool) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -89,12 +89,12 @@ class PyTorch:
             else torch.optim.Adam(trained, 1e-3, eps=1e-7, fused=True)
         )
         self.loss = nn.CrossEntropyLoss()
-        if compiled:  # reduce-overhead is CUDA graphs
+        if compiled:  # reduce-overhead uses CUDA graphs
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             self.model = torch.compile(self.model, mode=mode)
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.train(1)
-        self.compile_seconds = time.perf_counter() - began
+        self.compile_seconds = time.perf_counter() - start
 
     def _place(self, images: object) -> Tensor:
         """[N, H, W, C] uint8 -> [N, C, H, W] float32 in [0, 1], channels last in memory."""
@@ -117,7 +117,7 @@ class PyTorch:
     def evaluate(self) -> float:
         self.model.eval()
         correct = torch.zeros((), dtype=torch.long, device=self.device)
-        batches = zip(self.test_images.split(EVAL_BATCH), self.test_labels.split(EVAL_BATCH), strict=True)
+        batches = zip(self.test_images.split(EVAL_BATCH_SIZE), self.test_labels.split(EVAL_BATCH_SIZE), strict=True)
         with torch.no_grad():
             for images, labels in batches:
                 correct += (self.model(images).argmax(-1) == labels).sum()
@@ -127,9 +127,9 @@ class PyTorch:
 def build(
     network: str, images: Images, batch_size: int, *, compiled: bool = False, flush_denormals: bool = False
 ) -> PyTorch:
-    """Adam's moments of a dead unit sink to denormal numbers, which slow a CPU down unless they count as zero.
+    """Adam's moments of a dead unit decay to denormal numbers, which are slow on a CPU unless they are flushed to zero.
 
-    PyTorch lets them; XLA and TensorFlow flush them.
+    XLA and TensorFlow flush them; PyTorch does so only with `flush_denormals`.
     """
     torch.set_flush_denormal(flush_denormals)
     return PyTorch(network, images, batch_size, compiled=compiled)

@@ -7,55 +7,56 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cifar_flax.cli.commandline import Parser
-from cifar_flax.config import CHOICES, load_experiment, nearest, split_spec
-from cifar_flax.errors import BadInput
+from cifar_flax.cli.experiment import load_experiment, split_spec
+from cifar_flax.errors import BadInput, nearest
+from cifar_flax.training.checks import CHOICES
 
 
-def true_or_false(text: str) -> bool:
+def boolean(text: str) -> bool:
     """Raises ValueError for any other word."""
     if text.lower() not in ("true", "false"):
         raise ValueError
     return text.lower() == "true"
 
 
-TYPES = {bool: true_or_false}  # where the type itself does not read its text
+PARSERS = {bool: boolean}  # for types that do not parse their own text
 
 
 def parse(
     parser: Parser, argv: Sequence[str], default: str | None = None
 ) -> tuple[ConfigDict, Path, argparse.Namespace]:
-    """The config with its overrides, the workdir, and the parser's own flags beside them.
+    """The config with its overrides, the workdir, and the parser's own flags.
 
     Args:
-        parser: made without help, which is added here, when the config's fields are known.
-        argv: what was typed after the command.
-        default: the experiment where `--config` is not given; without one it must be.
+        parser: created without help, which is added here once the fields are known.
+        argv: the arguments of the command.
+        default: the experiment if `--config` is not given; None: it must be given.
 
     Raises:
-        BadInput: an argument that cannot be used.
+        BadInput: an argument cannot be used.
     """
-    usual = f"default: {default}" if default else "such as experiments/cnn.py"
-    parser.add_argument("--config", default=default, required=not default, metavar="FILE[:VARIANT]", help=usual)
-    parser.add_argument("--workdir", help="default: runs/<experiment>, runs/<experiment>_<variant>")
-    known = Parser(prog=parser.prog, allow_abbrev=False, add_help=False)
-    known.add_argument("--config", default=default)
-    spec = known.parse_known_args(argv)[0].config
+    help_text = f"default: {default}" if default else "for example experiments/cnn.py"
+    parser.add_argument("--config", default=default, required=not default, metavar="FILE[:VARIANT]", help=help_text)
+    parser.add_argument("--workdir", help="default: runs/<experiment> or runs/<experiment>_<variant>")
+    config_parser = Parser(prog=parser.prog, allow_abbrev=False, add_help=False)
+    config_parser.add_argument("--config", default=default)
+    spec = config_parser.parse_known_args(argv)[0].config
     config = load_experiment(spec) if spec is not None else ConfigDict()
 
-    fields = parser.add_argument_group("fields of the config", "cifar_flax/config.py says what each of them means")
+    fields = parser.add_argument_group("fields of the config", "cifar_flax/config.py explains each of them")
     for field, value in config.items():
-        possible = "|".join(CHOICES.get(field, ())) or config.get_type(field).__name__
+        kind = config.get_type(field)
         fields.add_argument(
             f"--config.{field}",
-            type=TYPES.get(config.get_type(field), config.get_type(field)),
+            type=PARSERS.get(kind, kind),
             default=value,
-            metavar=possible,
+            metavar="|".join(CHOICES.get(field, ())) or kind.__name__,
             help=f"default: {value}",
         )
-    parser.add_argument("-h", "--help", action="help", help="show this and end")
-    arguments, stray = parser.parse_known_args(argv)
-    for argument in stray:
-        name = argument.split("=")[0]
+    parser.add_argument("-h", "--help", action="help", help="show this message and exit")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].split("=")[0]
         raise BadInput(f"{name!r}: no such flag{nearest(name, parser.flags)}")
     for field in config:
         config[field] = getattr(arguments, f"config.{field}")

@@ -1,6 +1,6 @@
-"""`load(config)`: the training, validation and test images of a run, as arrays in memory.
+"""`load(config)` returns the training, validation and test images of a run as arrays in memory.
 
-A new source is a file here that returns a `Source`, and a line in `read`.
+To add a source, add a module here that returns a `Source`, and a line in `read`.
 """
 
 from pathlib import Path
@@ -15,17 +15,17 @@ __all__ = ["Dataset", "Source", "Split", "load", "num_validation_of", "read"]
 
 
 def load(config: ConfigDict) -> Dataset:
-    """Reads `config.dataset`; its first `config.num_validation` training images become the validation split.
+    """Reads `config.dataset`. Its first `config.num_validation` training images become the validation split.
 
     Raises:
-        BadInput: a dataset that is not there or cannot be used, or no training image left.
+        BadInput: the dataset is missing or cannot be used, or no training images remain.
     """
     source = read(config.dataset, config.data_dir)
     num_validation = num_validation_of(config)
     if num_validation >= len(source.train):
         raise BadInput(
-            f"config.num_validation: {num_validation} leaves no training image of the {len(source.train)} of "
-            f"{config.dataset!r}; choose fewer"
+            f"config.num_validation: {num_validation} leaves none of the {len(source.train)} training images of "
+            f"{config.dataset!r}; use a smaller number"
         )
     return Dataset(
         train=source.train[num_validation:],
@@ -36,20 +36,20 @@ def load(config: ConfigDict) -> Dataset:
 
 
 def num_validation_of(config: ConfigDict) -> int:
-    """`config.num_validation`, or what the drawings have for it where that is less."""
+    """`config.num_validation`, but for `synthetic` at most the number of its validation images."""
     limit = synthetic.NUM_VALIDATION if config.dataset == "synthetic" else config.num_validation
     return min(config.num_validation, limit)
 
 
 def read(dataset: str, data_dir: str | None) -> Source:
-    """The source that the config's `dataset` names, whole."""
+    """Reads the complete source that `config.dataset` names."""
     if dataset == "synthetic":
         return synthetic.load()
     try:
         path = Path(dataset).expanduser()
         is_archive = archive.is_archive(path)
         path.exists()
-    except (OSError, RuntimeError) as error:  # too long a name, nobody's home, a folder that may not be entered
+    except (OSError, RuntimeError) as error:  # name too long, unknown user in ~user, no permission
         raise BadInput(f"config.dataset: {dataset!r} cannot be looked up ({in_one_line(error)})") from error
     if path.suffix == ".npz":
         return npz.load(path)

@@ -1,7 +1,7 @@
-"""CIFAR-10 as its authors publish it: `cifar-10-python.tar.gz`, or the folder `cifar-10-batches-py` out of it.
+"""Reads CIFAR-10 as published by its authors: `cifar-10-python.tar.gz`, or its folder `cifar-10-batches-py`.
 
-The files are pickles of Python 2. They are read by a machine that can build arrays in containers and call nothing,
-and an archive is read in memory, so that neither can run code or write files; what either may take is bounded.
+The files are Python 2 pickles. They are read by an interpreter that builds arrays and containers and calls nothing, and
+an archive is read in memory, so neither can run code or write files. The memory that each can take is bounded.
 """
 
 import gzip
@@ -23,13 +23,13 @@ FOLDER = "cifar-10-batches-py"
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = "test_batch"
 META = "batches.meta"
-LARGEST = 64 * 2**20  # bytes of one file; the official ones have 31 million
-UNPACKED = 2**28  # bytes of a whole tar, read or passed over; the official one has 186 million
-MEMBERS = 100  # of a tar; the official one has nine
-FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
-EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+MAX_FILE_BYTES = 64 * 2**20  # of one file; the official ones have 31 million
+MAX_TAR_BYTES = 2**28  # of a complete tar, read or skipped; the official one has 186 million
+MAX_MEMBERS = 100  # of a tar; the official one has nine
+FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+EMPTY_TYPES = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 
-# of the archive from cs.toronto.edu/~kriz/cifar.html, and of the files in it
+# of the archive from cs.toronto.edu/~kriz/cifar.html and of its files
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -43,19 +43,19 @@ MD5 = {
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is meant for this source."""
+    """Whether this module should read a path."""
     return path.name.endswith((".tar.gz", ".tgz")) or path.name == FOLDER or (path / META).is_file()
 
 
 def load(path: Path) -> Source:
-    """The images of an archive or a folder, in the authors' order.
+    """Reads the images of an archive or a folder, in the authors' order.
 
     Raises:
         BadInput: names the file and what is wrong with it.
     """
     if not path.exists():
-        raise BadInput(f"config.dataset: there is no {path}")
-    if not path.is_dir() and not path.is_file():  # a pipe would be waited for, a device has no end
+        raise BadInput(f"config.dataset: {path} does not exist")
+    if not path.is_dir() and not path.is_file():  # a pipe would block, and a device may never end
         raise BadInput(f"config.dataset: {path} is neither a file nor a folder")
     try:
         key = cache.fingerprint(path)
@@ -72,10 +72,10 @@ def _decode(path: Path) -> Source:
     if differing:
         print(f"{path}: not the official content (md5): {', '.join(differing)}", file=sys.stderr)
     names = _field(path, META, _unpickle(path, META, files[META]), b"label_names")
-    listed = isinstance(names, list) and all(isinstance(name, bytes) for name in names)
-    class_names = tuple(name.decode("utf-8", "replace") for name in names) if listed else ()
+    are_bytes = isinstance(names, list) and all(isinstance(name, bytes) for name in names)
+    class_names = tuple(name.decode("utf-8", "replace") for name in names) if are_bytes else ()
     if not are_class_names(class_names):
-        raise BadInput(f"config.dataset: {path}: {META} does not list the classes' names, a text for each")
+        raise BadInput(f"config.dataset: {path}: {META} does not list the class names, one string for each class")
     batches = [_batch(path, name, files[name], len(names)) for name in (*TRAIN, TEST)]
     train = Split(np.concatenate([b.images for b in batches[:-1]]), np.concatenate([b.labels for b in batches[:-1]]))
     return Source(train, batches[-1], class_names)
@@ -90,8 +90,8 @@ def _read_folder(path: Path) -> dict[str, bytes]:
     try:
         for name in MD5:
             size = (path / name).stat().st_size
-            if size > LARGEST or not (path / name).is_file():
-                raise BadInput(f"config.dataset: {path / name} is no file of at most {LARGEST} bytes")
+            if size > MAX_FILE_BYTES or not (path / name).is_file():
+                raise BadInput(f"config.dataset: {path / name} is not a regular file of at most {MAX_FILE_BYTES} bytes")
         return {name: (path / name).read_bytes() for name in MD5}
     except OSError as error:
         raise BadInput(f"config.dataset: {error.filename} cannot be read ({error.strerror})") from error
@@ -100,62 +100,62 @@ def _read_folder(path: Path) -> dict[str, bytes]:
 def _read_tar(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     try:
-        if path.stat().st_size > UNPACKED:
-            raise tarfile.TarError(f"it has more than {UNPACKED} bytes")
+        if path.stat().st_size > MAX_TAR_BYTES:
+            raise tarfile.TarError(f"more than {MAX_TAR_BYTES} bytes")
         with gzip.open(path) as stream:
             for member, name, content in _members(stream):
                 if name in files:
-                    raise tarfile.TarError(f"it holds {name} twice, here as {member!r}")
+                    raise tarfile.TarError(f"it contains {name} twice, the second time as {member!r}")
                 files[name] = content
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise BadInput(
-            f"config.dataset: {path} is no readable tar.gz, or a truncated one ({in_one_line(error)})"
+            f"config.dataset: {path} is not a readable tar.gz, or is truncated ({in_one_line(error)})"
         ) from error
     missing = [name for name in MD5 if name not in files]
     if missing:
-        raise BadInput(f"config.dataset: {path} does not hold {', '.join(missing)}")
+        raise BadInput(f"config.dataset: {path} does not contain {', '.join(missing)}")
     return files
 
 
 def _members(stream: gzip.GzipFile) -> Iterator[tuple[str, str, bytes]]:
-    """Path, name and content of the files of CIFAR-10 in a tar; everything else is passed over.
+    """Yields path, name and content of the CIFAR-10 files in a tar, and skips everything else.
 
-    `tarfile` would follow extended headers and skip as many bytes as any header claims, and so can be kept busy by a
-    few. Here only plain headers count, and the bytes and the headers are bounded.
+    `tarfile` follows extended headers and skips as many bytes as a header claims, so a few headers can keep it busy
+    indefinitely. Here only plain headers count, and the numbers of bytes and of headers are bounded.
 
     Raises:
-        tarfile.TarError, OSError, EOFError, zlib.error: damaged, or larger than it may be.
+        tarfile.TarError, OSError, EOFError, zlib.error: the tar is damaged or too large.
     """
-    room = UNPACKED
-    for _ in range(MEMBERS):
+    remaining = MAX_TAR_BYTES
+    for _ in range(MAX_MEMBERS):
         header = stream.read(tarfile.BLOCKSIZE)
         if not header.strip(b"\0"):
-            _pass_over(stream, room)  # up to gzip's checksum, which is at its end
+            _skip(stream, remaining)  # up to gzip's checksum, which is at the end
             return
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        size, name = 0 if member.type in EMPTY else member.size, Path(member.name).name
-        wanted = name in MD5 and member.type in FILES
+        size, name = 0 if member.type in EMPTY_TYPES else member.size, Path(member.name).name
+        wanted = name in MD5 and member.type in FILE_TYPES
         padding = -size % tarfile.BLOCKSIZE
-        room -= tarfile.BLOCKSIZE + size + padding
-        if size < 0 or room < 0 or (wanted and size > LARGEST):
+        remaining -= tarfile.BLOCKSIZE + size + padding
+        if size < 0 or remaining < 0 or (wanted and size > MAX_FILE_BYTES):
             raise tarfile.TarError(f"{member.name!r} claims {size} bytes")
         if wanted:
-            yield member.name, name, stream.read(size)  # of a shorter one, the pickle is damaged
-        _pass_over(stream, padding if wanted else size + padding)
-    raise tarfile.TarError(f"it has more than {MEMBERS} members")
+            yield member.name, name, stream.read(size)  # if it is cut short, the pickle is damaged
+        _skip(stream, padding if wanted else size + padding)
+    raise tarfile.TarError(f"more than {MAX_MEMBERS} members")
 
 
-def _pass_over(stream: gzip.GzipFile, size: int) -> None:
-    while size > 0 and (piece := stream.read(min(size, 2**20))):
-        size -= len(piece)
+def _skip(stream: gzip.GzipFile, size: int) -> None:
+    while size > 0 and (chunk := stream.read(min(size, 2**20))):
+        size -= len(chunk)
 
 
 def _unpickle(path: Path, name: str, content: bytes) -> Any:
     try:
         return pickles.loads(content)
-    except Exception as error:  # a damaged pickle raises almost anything
+    except Exception as error:  # a damaged pickle can raise almost anything
         raise BadInput(
-            f"config.dataset: {path}: {name} is damaged or no pickle of CIFAR-10 ({in_one_line(error)})"
+            f"config.dataset: {path}: {name} is damaged or not a CIFAR-10 pickle ({in_one_line(error)})"
         ) from error
 
 
@@ -170,10 +170,10 @@ def _batch(path: Path, name: str, content: bytes, num_classes: int) -> Split:
     rows, labels = _field(path, name, stored, b"data"), _field(path, name, stored, b"labels")
     if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
         raise BadInput(f"config.dataset: {path}: 'data' of {name} is not [N, 3072] uint8")
-    whole = isinstance(labels, list) and all(type(y) is int and 0 <= y < num_classes for y in labels)
-    if not whole or len(labels) != len(rows) or not labels:
+    valid = isinstance(labels, list) and all(type(y) is int and 0 <= y < num_classes for y in labels)
+    if not valid or len(labels) != len(rows) or not labels:
         raise BadInput(
-            f"config.dataset: {path}: 'labels' of {name} are not {len(rows)} numbers from 0 to {num_classes - 1}"
+            f"config.dataset: {path}: 'labels' of {name} are not {len(rows)} integers from 0 to {num_classes - 1}"
         )
-    images = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # stored channel by channel
+    images = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # stored as [N, C, H, W]
     return Split(np.ascontiguousarray(images), np.array(labels, np.int32))

@@ -1,20 +1,20 @@
-"""What every source delivers: images and labels in memory."""
+"""The types that all sources return: images and labels in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-MOST_CLASSES = 10_000  # each has its own column of parameters
+MAX_CLASSES = 10_000  # each class has its own column of parameters
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split with their labels.
+    """The images and labels of one split.
 
     Attributes:
         images: [N, H, W, C] uint8.
-        labels: [N] int32, in 0 ... num_classes - 1.
+        labels: [N] int32, from 0 to num_classes - 1.
     """
 
     images: np.ndarray
@@ -29,7 +29,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled set as its authors split it, in their order."""
+    """A labeled dataset with its authors' splits, in their order."""
 
     train: Split
     test: Split
@@ -38,7 +38,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run trains on, validates on and is tested on once."""
+    """The images that a run trains on, validates on, and is tested on once."""
 
     train: Split
     validation: Split
@@ -56,6 +56,6 @@ class Dataset:
 
 
 def are_class_names(names: Sequence[str]) -> bool:
-    """Whether texts can name classes: each in one line, none empty, no two alike."""
-    fitting = all(0 < len(name) <= 100 and name.isprintable() for name in names)
-    return 0 < len(names) <= MOST_CLASSES and len(set(names)) == len(names) and fitting
+    """Whether the strings can name classes: each on one line, none empty, all distinct."""
+    valid = all(0 < len(name) <= 100 and name.isprintable() for name in names)
+    return 0 < len(names) <= MAX_CLASSES and len(set(names)) == len(names) and valid

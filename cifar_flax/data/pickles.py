@@ -1,8 +1,8 @@
-"""Pickles of dictionaries, lists, texts, whole numbers and uint8 arrays, read without `pickle`.
+"""Reads pickles of dictionaries, lists, strings, integers and uint8 arrays without `pickle`.
 
-A pickle is a program: `pickle` calls what it names and allocates what it claims, and even one that may name nothing
-can fill the memory with seven bytes. The machine here knows the instructions that such data is written with, takes
-the few names that numpy's arrays need as mere words, calls nothing, and builds no more than the file's length allows.
+A pickle is a program: `pickle` calls what it names and allocates the sizes it claims. Even a pickle that names nothing
+can fill the memory with seven bytes. The interpreter here supports only the instructions that such data needs, treats
+the few names that NumPy arrays need as symbols, calls nothing, and builds no more than the file's length allows.
 """
 
 import pickletools
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-MOST_INSTRUCTIONS = 250_000  # an official batch has 30,098; each may take some 100 bytes
+MAX_INSTRUCTIONS = 250_000  # an official batch has 30,098; each may take about 100 bytes
 
 
-class _Word(Enum):
-    """What a name stands for, and an array that is still to be filled."""
+class _Symbol(Enum):
+    """The meaning of a name, or an array that has no content yet."""
 
     RECONSTRUCT = auto()
     ARRAY = auto()
@@ -26,55 +26,55 @@ class _Word(Enum):
 
 
 NAMES = {
-    "numpy.core.multiarray _reconstruct": _Word.RECONSTRUCT,
-    "numpy._core.multiarray _reconstruct": _Word.RECONSTRUCT,  # as numpy 2 writes it
-    "numpy ndarray": _Word.ARRAY,
-    "numpy dtype": _Word.DTYPE,
-    "_codecs encode": _Word.ENCODE,  # as Python 3 writes bytes for Python 2
+    "numpy.core.multiarray _reconstruct": _Symbol.RECONSTRUCT,
+    "numpy._core.multiarray _reconstruct": _Symbol.RECONSTRUCT,  # in NumPy 2
+    "numpy ndarray": _Symbol.ARRAY,
+    "numpy dtype": _Symbol.DTYPE,
+    "_codecs encode": _Symbol.ENCODE,  # Python 3 writes bytes this way in protocol 2
 }
 
 
 def loads(content: bytes) -> Any:
-    """The object that a pickle of protocol 2, 3 or 4 describes; texts of Python 2 are bytes.
+    """Builds the object in a pickle of protocol 2, 3 or 4. Strings of Python 2 become bytes.
 
     Raises:
-        ValueError, IndexError, TypeError, OverflowError: it is damaged, or describes something else.
+        ValueError, IndexError, TypeError, OverflowError: the pickle is damaged or contains another kind of object.
     """
     machine = _Machine(len(content))
     for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
-        if count >= MOST_INSTRUCTIONS:
-            raise ValueError(f"it has more than {MOST_INSTRUCTIONS} instructions")
+        if count >= MAX_INSTRUCTIONS:
+            raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
         if instruction.name not in INSTRUCTIONS:
-            raise ValueError(f"it has an instruction {instruction.name}")
+            raise ValueError(f"unsupported instruction {instruction.name}")
         INSTRUCTIONS[instruction.name](machine, argument)
-    (made,) = machine.stack
-    return made
+    (result,) = machine.stack
+    return result
 
 
 class _Machine:
-    """The stack on which a pickle builds its objects.
+    """Executes the instructions of a pickle.
 
     Attributes:
-        stack: objects, from the outermost to the one in work.
-        marks: the stack's lengths when something of unknown length was begun.
-        memo: objects that may come again.
-        room: bytes that texts may still be turned into.
+        stack: objects, from the outermost to the one that is being built.
+        marks: the lengths of the stack at the start of each object of unknown length.
+        memo: objects that can be recalled.
+        budget: how many more bytes may come from encoding strings.
     """
 
-    def __init__(self, room: int):
+    def __init__(self, budget: int):
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.room = room
+        self.budget = budget
 
-    def push(self, made: Any) -> None:
-        self.stack.append(made)
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
 
     def pop(self, count: int) -> list[Any]:
-        """The last objects, in their order."""
+        """Removes and returns the last `count` objects, in their order."""
         start = len(self.stack) - count
         if start < 0:
-            raise ValueError("it takes what it has not made")
+            raise ValueError("it pops from an empty stack")
         popped = self.stack[start:]
         del self.stack[start:]
         return popped
@@ -87,59 +87,59 @@ class _Machine:
 
     def recall(self, key: int) -> None:
         if key not in self.memo:
-            raise ValueError(f"it takes object {key}, which it has not made")
+            raise ValueError(f"it recalls object {key}, which it has not stored")
         self.push(self.memo[key])
 
     def name(self, text: str) -> None:
         if text not in NAMES:
-            raise ValueError(f"it asks for {text}")
+            raise ValueError(f"it names {text}, which is not supported")
         self.push(NAMES[text])
 
     def name_from_stack(self) -> None:
         module, name = self.pop(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("it asks for a name that is no text")
+            raise ValueError("it has a name that is not a string")
         self.name(f"{module} {name}")
 
     def extend(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise ValueError("it appends to what is no list")
+            raise ValueError("it appends to an object that is not a list")
         self.stack[-1].extend(items)
 
     def update(self, items: list[Any]) -> None:
         keys, values = items[::2], items[1::2]
-        # of tuples within tuples, the hash alone would take for ever
+        # hashing nested tuples alone could take forever
         if not isinstance(self.stack[-1], dict) or not all(isinstance(key, bytes | str) for key in keys):
-            raise ValueError("it has a dictionary with keys that are no texts")
+            raise ValueError("it has a dictionary with keys that are not strings")
         self.stack[-1].update(zip(keys, values, strict=True))
 
     def reduce(self) -> None:
-        """What `pickle` would call, recognised."""
-        word, arguments = self.pop(2)
-        if not isinstance(word, _Word):
-            raise ValueError("it calls what is no name")
-        match word, arguments:
-            case _Word.RECONSTRUCT, _:
-                self.push(_Word.UNFILLED)
-            case _Word.DTYPE, (str() | bytes() as code, _, _) if code in ("u1", b"u1"):
+        """Evaluates the few calls that are known, without calling anything."""
+        symbol, arguments = self.pop(2)
+        if not isinstance(symbol, _Symbol):
+            raise ValueError("it calls an object that is not a name")
+        match symbol, arguments:
+            case _Symbol.RECONSTRUCT, _:
+                self.push(_Symbol.UNFILLED)
+            case _Symbol.DTYPE, (str() | bytes() as code, _, _) if code in ("u1", b"u1"):
                 self.push(np.dtype(np.uint8))
-            case _Word.ENCODE, (str() as text, str() as encoding) if encoding == "latin1" and len(text) <= self.room:
-                self.room -= len(text)  # a text that is recalled again and again would grow without an end
+            case _Symbol.ENCODE, (str() as text, str() as codec) if codec == "latin1" and len(text) <= self.budget:
+                self.budget -= len(text)  # a string recalled repeatedly would grow without bound
                 self.push(text.encode("latin1"))
             case _:
-                raise ValueError("it describes an object that is no uint8 array")
+                raise ValueError("it contains an object that is not a uint8 array")
 
     def build(self) -> None:
-        """Fills an array with its state: version, shape, dtype, whether in Fortran's order, content."""
-        made, state = self.pop(2)
-        if isinstance(made, np.dtype):
-            self.push(made)  # its state is the byte order and the like, of which uint8 has none
+        """Sets the state of an array: version, shape, dtype, whether it is in Fortran order, content."""
+        target, state = self.pop(2)
+        if isinstance(target, np.dtype):
+            self.push(target)  # its state is byte order and the like, which uint8 does not have
             return
         match state:
-            case (_, tuple() as shape, np.dtype(), bool() as fortran, bytes() as content) if made is _Word.UNFILLED:
+            case (_, tuple() as shape, np.dtype(), bool() as fortran, bytes() as content) if target is _Symbol.UNFILLED:
                 self.push(np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C"))
             case _:
-                raise ValueError("it has an array without its content")
+                raise ValueError("it has an array without content")
 
 
 INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {

@@ -1,9 +1,8 @@
-"""Drawings of ten shapes, made on the spot: for a first run, for demos and for tests, without a network.
+"""Generates images of ten shapes, for first runs, demos and tests without a network connection.
 
-Each image shows one shape on a shaded ground, with a stroke and grain over it, in colours of its own. The training
-images repeat a few designs (place, size and turn of the shape) again and again; validation and test images have
-designs that no other image has. Knowing the designs by heart does not help there, so a network profits from
-augmentation, as it does on photographs.
+Each image shows one shape on a shaded background, with a line and noise, in its own colors. The training images
+repeat a few designs (position, size and rotation of the shape) many times. Each validation and test image has its own
+design, so memorized designs do not help there, and augmentation improves accuracy as it does on photographs.
 """
 
 from collections.abc import Callable
@@ -14,17 +13,17 @@ from numpy.typing import NDArray
 from cifar_flax.data.dataset import Source, Split
 
 NUM_TRAIN = 8_000
-NUM_VALIDATION = 1_000  # the first of what `load` returns for training
+NUM_VALIDATION = 1_000  # the first of the training images that `load` returns
 NUM_TEST = 1_000
-SIDE = 32  # pixels
-SEED = 20_120_930  # its own: the images are the same whatever the seed of a run
-DESIGNS = 20  # of each class, among the training images
+IMAGE_SIZE = 32  # height and width, in pixels
+SEED = 20_120_930  # independent of a run's seed: the images are always the same
+NUM_DESIGNS = 20  # per class, in the training images
 
 Floats = NDArray[np.floating]
 
 
-# Each shape is a function of coordinates (u, v) in which it is about one unit large: negative inside, positive
-# outside, and close to the outline about the distance from it.
+# Each shape is a function of coordinates (u, v), in which its size is about one unit. The value is negative inside and
+# positive outside, and approximates the distance from the outline near it.
 
 
 def _disk(u: Floats, v: Floats) -> Floats:
@@ -87,16 +86,16 @@ SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
 
 
 def load() -> Source:
-    """9,000 training images (the first 1,000 are for validation) and 1,000 test images, [N, 32, 32, 3] uint8.
+    """Generates 9,000 training images (the first 1,000 are for validation) and 1,000 test images.
 
-    Every split has equally many images of each class.
+    They are [N, 32, 32, 3] uint8. Within a split, all classes have the same number of images.
     """
     rng = np.random.default_rng(SEED)
     labels = np.concatenate([_balanced_labels(rng, n) for n in (NUM_VALIDATION, NUM_TRAIN, NUM_TEST)])
     images = _draw(rng, labels, _designs(rng, labels))
-    drawn = Split(images, labels)
+    combined = Split(images, labels)
     end = NUM_VALIDATION + NUM_TRAIN
-    return Source(train=drawn[:end], test=drawn[end:], class_names=tuple(SHAPES))
+    return Source(train=combined[:end], test=combined[end:], class_names=tuple(SHAPES))
 
 
 def _balanced_labels(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
@@ -104,53 +103,55 @@ def _balanced_labels(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
 
 
 def _designs(rng: np.random.Generator, labels: NDArray[np.int32]) -> Floats:
-    """[N, 4]: centre x and y from the middle and radius in pixels, turn in radians."""
+    """[N, 4]: x and y of the shape's center relative to the image's, radius (all in pixels), rotation in radians."""
     low, high = (-4.5, -4.5, 7, 0), (4.5, 4.5, 11, 0.35 * np.pi)
     designs = rng.uniform(low, high, (len(labels), 4)).astype(np.float32)
     for label in range(len(SHAPES)):
         rows = NUM_VALIDATION + np.flatnonzero(labels[NUM_VALIDATION : NUM_VALIDATION + NUM_TRAIN] == label)
-        designs[rows] = designs[rows[np.arange(len(rows)) % DESIGNS]]
+        designs[rows] = designs[rows[np.arange(len(rows)) % NUM_DESIGNS]]
     return designs
 
 
 def _draw(rng: np.random.Generator, labels: NDArray[np.int32], designs: Floats) -> NDArray[np.uint8]:
-    """[N, 32, 32, 3] uint8: ground, stroke, shape and grain, one over the other."""
+    """[N, 32, 32, 3] uint8: background, line, shape and noise, combined."""
     count = len(labels)
-    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) - np.float32((SIDE - 1) / 2)
-    shape = _cover_of_shapes(labels, designs, x, y)
-    stroke = _cover_of_strokes(rng, count, x, y)
-    grain = rng.standard_normal((count, SIDE, SIDE), np.float32) * 9
+    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32) - np.float32((IMAGE_SIZE - 1) / 2)
+    shape = _shape_coverage(labels, designs, x, y)
+    line = _line_coverage(rng, count, x, y)
+    noise = rng.standard_normal((count, IMAGE_SIZE, IMAGE_SIZE), np.float32) * 9
 
     def per_image(low: float, high: float, *size: int) -> Floats:
         return rng.uniform(low, high, (count, *size)).astype(np.float32)[..., None, None]
 
     slope_x, slope_y = per_image(-2, 2), per_image(-2, 2)
-    common = grain + slope_x * x + slope_y * y
-    ground, pencil = per_image(5, 75, 3), per_image(-60, 60, 3)
-    hue = rng.normal(1.5, 0.7, (count, 3))  # brighter than the ground, but for a rare channel
-    ink = (hue / np.linalg.norm(hue, axis=1, keepdims=True)).astype(np.float32)[..., None, None] * per_image(60, 120, 1)
-    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    common = noise + slope_x * x + slope_y * y
+    background, line_color = per_image(5, 75, 3), per_image(-60, 60, 3)
+    hue = rng.normal(1.5, 0.7, (count, 3))  # with rare exceptions, brighter than the background
+    hue = (hue / np.linalg.norm(hue, axis=1, keepdims=True)).astype(np.float32)[..., None, None]
+    shape_color = hue * per_image(60, 120, 1)
+    images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for channel in range(3):
-        pixels = ground[:, channel] + common + stroke * pencil[:, channel] * (1 - shape / 2) + shape * ink[:, channel]
+        pixels = background[:, channel] + common + line * line_color[:, channel] * (1 - shape / 2)
+        pixels = pixels + shape * shape_color[:, channel]
         images[..., channel] = np.clip(pixels, 0, 255)
     return images
 
 
-def _cover_of_shapes(labels: NDArray[np.int32], designs: Floats, x: Floats, y: Floats) -> Floats:
-    """[N, 32, 32] in [0, 1]: how much of each pixel the shape covers."""
-    cover = np.empty((len(labels), SIDE, SIDE), np.float32)
+def _shape_coverage(labels: NDArray[np.int32], designs: Floats, x: Floats, y: Floats) -> Floats:
+    """[N, 32, 32] in [0, 1]: the fraction of each pixel that the shape covers."""
+    coverage = np.empty((len(labels), IMAGE_SIZE, IMAGE_SIZE), np.float32)
     for label, shape in enumerate(SHAPES.values()):
         rows = np.flatnonzero(labels == label)
-        centre_x, centre_y, radius, turn = designs[rows].T[..., None, None]
-        cosine, sine = np.cos(turn) / radius, np.sin(turn) / radius
-        u = cosine * (x - centre_x) + sine * (y - centre_y)
-        v = cosine * (y - centre_y) - sine * (x - centre_x)
-        cover[rows] = np.clip(0.5 - shape(u, v) * radius, 0, 1)
-    return cover
+        center_x, center_y, radius, rotation = designs[rows].T[..., None, None]
+        cosine, sine = np.cos(rotation) / radius, np.sin(rotation) / radius
+        u = cosine * (x - center_x) + sine * (y - center_y)
+        v = cosine * (y - center_y) - sine * (x - center_x)
+        coverage[rows] = np.clip(0.5 - shape(u, v) * radius, 0, 1)
+    return coverage
 
 
-def _cover_of_strokes(rng: np.random.Generator, count: int, x: Floats, y: Floats) -> Floats:
-    """[N, 32, 32] in [0, 1]: one straight line across each image."""
+def _line_coverage(rng: np.random.Generator, count: int, x: Floats, y: Floats) -> Floats:
+    """[N, 32, 32] in [0, 1]: the fraction of each pixel that a straight line across the image covers."""
     angle = rng.uniform(0, np.pi, (count, 1, 1)).astype(np.float32)
-    place = rng.uniform(-14, 14, (count, 1, 1)).astype(np.float32)
-    return np.clip(1.3 - np.abs(np.cos(angle) * x + np.sin(angle) * y - place), 0, 1)
+    offset = rng.uniform(-14, 14, (count, 1, 1)).astype(np.float32)
+    return np.clip(1.3 - np.abs(np.cos(angle) * x + np.sin(angle) * y - offset), 0, 1)

@@ -1,4 +1,4 @@
-"""Any image-classification set of TensorFlow Datasets, by its name."""
+"""Loads image-classification datasets of TensorFlow Datasets by name."""
 
 import difflib
 import os
@@ -14,18 +14,18 @@ from cifar_flax.data import cache
 from cifar_flax.data.dataset import Source, Split
 from cifar_flax.errors import BadInput, in_one_line
 
-PATIENCE = 10.0  # seconds for a download server to answer
+DOWNLOAD_TIMEOUT = 10.0  # seconds for a download server to answer
 
 
 def load(name: str, data_dir: str | None) -> Source:
-    """The set `name`, such as `cifar10` or `svhn_cropped`, from `data_dir`; prepared there first where it is not.
+    """Loads the dataset `name`, such as `cifar10` or `svhn_cropped`, from `data_dir`, and prepares it there if needed.
 
-    `data_dir` None is TFDS' own rule: $TFDS_DATA_DIR, else ~/tensorflow_datasets. A set that was decoded before
-    comes from the cache, without importing TFDS. Images keep the authors' order where the set has an `id` to restore
-    it from, and the stored order otherwise.
+    With `data_dir` None, TFDS's default applies: $TFDS_DATA_DIR, else ~/tensorflow_datasets. A dataset that was decoded
+    before is read from the cache, without importing TFDS. Images are in the authors' order if the dataset has an `id`
+    to restore it from, and in the stored order otherwise.
 
     Raises:
-        BadInput: an unknown name, or a set that is not one of equally large images with a label each.
+        BadInput: the name is unknown, or the dataset does not have images of one size with one label each.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = _prepared_folder(root, name) or _prepare(root, name)
@@ -33,7 +33,7 @@ def load(name: str, data_dir: str | None) -> Source:
 
 
 def _prepared_folder(root: Path, name: str) -> Path | None:
-    """Where TFDS prepared the set: root/name[/config]/version, the newest version where none is given."""
+    """The folder root/name[/config]/version of a prepared dataset, or None. The default is the newest version."""
     name, _, version = name.partition(":")
     candidates = [path.parent for path in (root / name).glob(f"{version or '*'}/dataset_info.json")]
     return max(candidates, key=_version, default=None)
@@ -47,54 +47,54 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 
 def _prepare(root: Path, name: str) -> Path:
-    """Lets TFDS download the set and write it below `root`."""
+    """Downloads the dataset with TFDS and writes it to a folder in `root`."""
     tfds = _import_tfds()
     try:
         builder = tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
         similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
-        hint = f"; the nearest names are {', '.join(similar)}" if similar else ""
-        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS{hint}") from error
-    except Exception as error:  # TFDS asserts, looks up and imports: it has no common class for what may go wrong
+        hint = f"; the closest names are {', '.join(similar)}" if similar else ""
+        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset{hint}") from error
+    except Exception as error:  # TFDS has no common class for its errors
         raise BadInput(
-            f"config.dataset: {name!r} is neither 'synthetic' nor a set of TFDS ({in_one_line(error)})"
+            f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset ({in_one_line(error)})"
         ) from error
     _check(tfds, name, builder)
-    ways_out = (
-        "set --config.data_dir to a folder that holds it, --config.dataset to the path of an archive "
+    advice = (
+        "set --config.data_dir to a folder that contains it, set --config.dataset to the path of an archive "
         "(cifar-10-python.tar.gz) or .npz, or use --config.dataset=synthetic"
     )
     unreachable = [url for url in list(builder.url_infos)[:1] if not _reachable(url)]
     if unreachable:
         raise BadInput(
-            f"config.dataset: {name!r} is not prepared in {root}, and {unreachable[0]} cannot be reached; {ways_out}"
+            f"config.dataset: {name!r} is not prepared in {root}, and {unreachable[0]} cannot be reached; {advice}"
         )
     try:
         builder.download_and_prepare()
-    except Exception as error:  # the network's, the server's and the disk's
+    except Exception as error:  # from the network, the server or the disk
         raise BadInput(
             f"config.dataset: {name!r} is not prepared in {root} and could not be downloaded "
-            f"({in_one_line(error)}); {ways_out}"
+            f"({in_one_line(error)}); {advice}"
         ) from error
     return Path(builder.data_dir)
 
 
 def _reachable(url: str) -> bool:
-    """Whether a server answers at all within PATIENCE, where TFDS alone would try for minutes."""
+    """Whether a server answers within DOWNLOAD_TIMEOUT. TFDS itself would retry for minutes."""
     answered = threading.Event()
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT).close()
         except urllib.error.HTTPError:
-            pass  # an answer, if not a kind one; TFDS will say more
+            pass  # also an answer; TFDS will report the error
         except OSError:
             return
         answered.set()
 
-    # in a thread, because looking up the name has no time limit of its own
+    # in a thread, because resolving the host name has no timeout
     threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(PATIENCE)
+    return answered.wait(DOWNLOAD_TIMEOUT)
 
 
 def _import_tfds() -> Any:
@@ -103,23 +103,23 @@ def _import_tfds() -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise BadInput(
-            f"config.dataset: sets of TFDS need tensorflow and tensorflow-datasets ({error}); "
+            f"config.dataset: TFDS datasets need tensorflow and tensorflow-datasets ({error}); "
             "install them or use --config.dataset=synthetic"
         ) from error
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the whole accelerator
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would allocate all GPU memory
     return tfds
 
 
 def _check(tfds: Any, name: str, builder: Any) -> None:
-    """Raises BadInput if a builder's set is not one that this project can train on."""
+    """Raises BadInput if this project cannot train on a builder's dataset."""
     features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
     image: Any = features.get("image")
     label = features.get("label")
     fits = isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)
     if not fits or None in image.shape or image.np_dtype != np.uint8:
         raise BadInput(
-            f"config.dataset: {name!r} is not a set of equally large 8-bit images with one class label each; "
-            "sets such as cifar10, cifar100, svhn_cropped and mnist are"
+            f"config.dataset: {name!r} is not a dataset of 8-bit images of one size with one class label each; "
+            "use one such as cifar10, cifar100, svhn_cropped or mnist"
         )
     splits = sorted(builder.info.splits)
     if splits and not {"train", "test"} <= set(splits):
@@ -128,7 +128,7 @@ def _check(tfds: Any, name: str, builder: Any) -> None:
 
 def _decode(name: str, folder: Path) -> Source:
     tfds = _import_tfds()
-    builder = tfds.builder_from_directory(folder)  # what lies there, whatever version the installed TFDS has
+    builder = tfds.builder_from_directory(folder)  # the stored version, which the installed TFDS may not have
     _check(tfds, name, builder)
     return Source(
         train=_decode_split(tfds, builder, "train"),
@@ -138,17 +138,17 @@ def _decode(name: str, folder: Path) -> Source:
 
 
 def _decode_split(tfds: Any, builder: Any, split: str) -> Split:
-    # one shard after the other: the order would otherwise be that of TFDS' interleaving
+    # one shard at a time, because TFDS's interleaving would change the order
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    wanted = {field: True for field in ("image", "label", "id") if field in builder.info.features}
+    features = {field: True for field in ("image", "label", "id") if field in builder.info.features}
     stored = builder.as_dataset(
         split=split,
         batch_size=1000,
         shuffle_files=False,
         read_config=read_config,
-        decoders=tfds.decode.PartialDecoding(wanted),
+        decoders=tfds.decode.PartialDecoding(features),
     )
     batches = list(tfds.as_numpy(stored))
-    fields = {field: np.concatenate([batch[field] for batch in batches]) for field in wanted}
+    fields = {field: np.concatenate([batch[field] for batch in batches]) for field in features}
     order = np.argsort(fields["id"]) if "id" in fields else slice(None)
     return Split(images=fields["image"][order], labels=fields["label"][order].astype(np.int32))

@@ -1,8 +1,49 @@
-"""The networks by name. A new one is a file here and a line in MODELS."""
+"""The models by name. A new model is a file here and a line in MODELS.
+
+A model is a linen module whose first field is `num_classes`. It declares which of these settings it supports, and
+`make_model` passes those:
+
+    dtype: of the computation; parameters and running statistics stay float32.
+    lowering: an `ops.Lowering`, for a model with convolutions or poolings.
+    dropout: the rate of its dropout layers.
+
+It is called with images [B, H, W, C] float32, in [0, 1] or standardized (`config.normalize`), and `train`, and returns
+logits [B, num_classes] float32. With `train=True` it gets a `dropout` rng and may update `batch_stats`.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from cifar_flax.models.airbench import Airbench
 from cifar_flax.models.alexnet import AlexNet
 from cifar_flax.models.cnn import CNN
+from cifar_flax.models.layers import Normalized
 from cifar_flax.models.mlp import MLP
+from cifar_flax.ops import LOWERINGS
 
 MODELS = {"mlp": MLP, "cnn": CNN, "alexnet": AlexNet, "airbench": Airbench}
+
+
+def has_setting(name: str, setting: str) -> bool:
+    """Whether the model `name` declares the field `setting`."""
+    return setting in (field.name for field in dataclasses.fields(MODELS[name]))
+
+
+def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
+    """The model of a config whose `lowering` is resolved."""
+    settings = {"dtype": jnp.dtype(config.dtype), "lowering": LOWERINGS[config.lowering]}
+    if config.dropout is not None:
+        settings["dropout"] = config.dropout
+    supported = {name: value for name, value in settings.items() if has_setting(config.model, name)}
+    model = MODELS[config.model](num_classes, **supported)
+    return Normalized(model) if config.normalize else model
+
+
+def resolve_lowering(config: ConfigDict, platform: str) -> str:
+    """The lowering that `auto` stands for: on CPUs the model's `cpu_lowering`, else patches; elsewhere library."""
+    if config.lowering != "auto":
+        return config.lowering
+    return getattr(MODELS[config.model], "cpu_lowering", "patches") if platform == "cpu" else "library"

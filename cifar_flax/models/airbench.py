@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from cifar_flax.ops.patches import LOWERINGS, Normalize, gelu
+from cifar_flax.models.layers import gelu
+from cifar_flax.ops import LIBRARY, Lowering
 
 NUM_WHITENING_IMAGES = 5_000  # training images whose patches are whitened (section 3.2)
 WHITENING_EPSILON = 5e-4  # added to the eigenvalues of the patches' covariance (section 3.2)
@@ -20,20 +21,20 @@ FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  #
 
 
 def whitening_kernel(images: Array) -> Array:
-    """The kernel of a 2x2 convolution whose outputs on these images are uncorrelated and of about unit variance.
+    """The kernel of a 2x2 convolution whose outputs on these images are uncorrelated with about unit variance.
 
-    The eigenvectors of the covariance of all patches, each over the root of its eigenvalue, and their negatives
-    (section 3.2): no learning is needed to see contrasts of either sign.
+    It holds the eigenvectors of the covariance of all patches, each divided by the square root of its eigenvalue, and
+    their negatives (section 3.2).
 
     Args:
-        images: [B, H, W, C], normalised.
+        images: [B, H, W, C] float32, standardized.
 
     Returns:
         [2, 2, C, 8 C] float32.
     """
     height, width, channels = images.shape[1:]
-    places = [(i, j) for i in range(2) for j in range(2)]
-    windows = [images[:, i : height - 1 + i, j : width - 1 + j] for i, j in places]
+    offsets = [(i, j) for i in range(2) for j in range(2)]
+    windows = [images[:, i : height - 1 + i, j : width - 1 + j] for i, j in offsets]
     patches = jnp.concatenate(windows, axis=-1).reshape(-1, 4 * channels)
     with jax.default_matmul_precision("highest"):
         eigenvalues, eigenvectors = jnp.linalg.eigh(jnp.cov(patches, rowvar=False))
@@ -44,11 +45,11 @@ def whitening_kernel(images: Array) -> Array:
 class Whiten(nn.Module):
     """2x2 convolution without padding, [B, H, W, C] -> [B, H - 1, W - 1, 8 C].
 
-    Its kernel is that of the images that `init` is given, fixed among the `batch_stats`; only its bias is trained.
+    The kernel is computed from the images that `init` is given and kept in `batch_stats`. Only the bias is trained.
 
     Attributes:
         dtype: of the computation.
-        conv: how it is computed; signature of `jax.lax.conv_general_dilated`.
+        conv: signature of `jax.lax.conv_general_dilated`.
     """
 
     dtype: Any
@@ -64,7 +65,7 @@ class Whiten(nn.Module):
 
 
 def dirac_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """A kernel [h, w, I, O] whose first I outputs are its inputs (section 3.3); the others begin as PyTorch's do."""
+    """A kernel [h, w, I, O] whose first I outputs copy its inputs (section 3.3); the rest is PyTorch's default."""
     height, width, inputs, outputs = shape
     kernel = FAN_IN_UNIFORM(key, shape, dtype)
     same = min(inputs, outputs)
@@ -74,29 +75,20 @@ def dirac_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 
 
 class Airbench(nn.Module):
-    """Whitening, three groups of two convolutions (64, 256, 256), max-pool and a head; GELU.
+    """Whitening; three groups of two 3x3 convolutions (64, 256, 256); max-pooling and a dense layer. GELU throughout.
 
-    Attributes:
-        num_classes: the width of the output.
-        dtype: of the computation; parameters and running statistics stay float32.
-        lowering: a key of `layers.LOWERINGS`.
-        normalize: whether the images are normalised first, as `layers.Normalize` does it.
+    Images must be at least 25 pixels wide and high.
     """
 
     num_classes: int
     dtype: Any = jnp.float32
-    lowering: str = "library"
-    normalize: bool = False
+    lowering: Lowering = LIBRARY
 
-    cpu_lowering = "winograd"  # almost all of its time goes into 3x3 convolutions
+    cpu_lowering = "winograd"  # almost all of the time goes into 3x3 convolutions
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Images [B, H, W, C] in [0, 1], at least 26 pixels wide and high -> logits [B, num_classes] float32.
-
-        `train` needs `mutable=["batch_stats"]`.
-        """
-        lowered = LOWERINGS[self.lowering]
+        """Images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, kernel_init=dirac_init, dtype=self.dtype)
         norm = partial(
             nn.BatchNorm,
@@ -107,17 +99,16 @@ class Airbench(nn.Module):
             use_fast_variance=False,
             dtype=self.dtype,
         )
-        x = Normalize(name="normalize")(images) if self.normalize else images
-        x = gelu(Whiten(self.dtype, lowered.conv, name="whiten")(x))
+        x = gelu(Whiten(self.dtype, self.lowering.conv, name="whiten")(images))
         for group, width in enumerate((64, 256, 256)):
             first, second = 2 * group + 1, 2 * group + 2
             # the pooling drops the last row and column of an odd map, so they are not computed
             even = [(1, 1 - side % 2) for side in x.shape[1:3]]
-            x = conv(width, padding=even, conv_general_dilated=lowered.conv_max_pool, name=f"conv{first}")(x)
+            x = conv(width, padding=even, conv_general_dilated=self.lowering.conv_max_pool, name=f"conv{first}")(x)
             x = gelu(norm(name=f"norm{first}")(x))
-            x = conv(width, conv_general_dilated=lowered.conv, name=f"conv{second}")(x)
+            x = conv(width, conv_general_dilated=self.lowering.conv, name=f"conv{second}")(x)
             x = gelu(norm(name=f"norm{second}")(x))
-        x = lowered.max_pool(x, (3, 3), (3, 3))
+        x = self.lowering.max_pool(x, (3, 3), (3, 3))
         x = x.reshape(x.shape[0], -1)
         x = nn.Dense(self.num_classes, use_bias=False, kernel_init=FAN_IN_UNIFORM, dtype=self.dtype, name="output")(x)
         return x.astype(jnp.float32) / 9

@@ -1,4 +1,4 @@
-"""The pixels that a window meets on its way over images, as slices, and their maximum."""
+"""Sliding windows over images as slices, and the maximum of several arrays."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +7,10 @@ from jax import Array, lax
 
 
 def windows(images: Array, window: Sequence[int], strides: Sequence[int]) -> list[Array]:
-    """One [B, H', W', C] slice for each of the window's h * w places, row by row; what no window covers is cropped."""
+    """One slice [B, H', W', C] for each of the window's h * w pixels, row by row.
+
+    Pixels that no window covers are cropped.
+    """
     _, height, width, _ = images.shape
     rows, columns = (height - window[0]) // strides[0] + 1, (width - window[1]) // strides[1] + 1
     span = (rows - 1) * strides[0] + 1, (columns - 1) * strides[1] + 1
@@ -23,12 +26,12 @@ def windows(images: Array, window: Sequence[int], strides: Sequence[int]) -> lis
     ]
 
 
-def first_maximum(pixels: Iterable[Array]) -> tuple[Array, Array]:
-    """Maximum of arrays of one shape, number by number, and which of them, int32, has it first, counted from zero."""
-    pixels = iter(pixels)
-    maxima = next(pixels)
-    places = jnp.zeros(maxima.shape, jnp.int32)
-    for place, others in enumerate(pixels, start=1):
-        places = jnp.where(others > maxima, place, places)
-        maxima = jnp.maximum(maxima, others)
-    return maxima, places
+def first_maximum(arrays: Iterable[Array]) -> tuple[Array, Array]:
+    """Elementwise maximum of arrays of one shape, and the index (int32, from 0) of the first array that has it."""
+    arrays = iter(arrays)
+    maxima = next(arrays)
+    argmax = jnp.zeros(maxima.shape, jnp.int32)
+    for index, array in enumerate(arrays, start=1):
+        argmax = jnp.where(array > maxima, index, argmax)
+        maxima = jnp.maximum(maxima, array)
+    return maxima, argmax

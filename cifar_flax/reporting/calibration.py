@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it believes."""
+"""Expected calibration error and reliability bins."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ NUM_BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" (2017), 
 
 
 class Calibration(NamedTuple):
-    """Of bins of equal width over the confidence, which is the largest probability.
+    """Bins of equal width over the confidence, which is the largest probability.
 
     Attributes:
-        confidence: mean of each bin, [bins]; 0 in an empty one.
-        accuracy: share of each bin that is right, [bins]; 0 in an empty one.
-        num_images: in each bin, [bins] int.
+        confidence: mean confidence of each bin, [bins]; 0 in an empty bin.
+        accuracy: accuracy of each bin, [bins]; 0 in an empty bin.
+        num_images: number of images in each bin, [bins] int.
         error: expected calibration error, the mean over all images of |accuracy - confidence| of their bin.
     """
 
@@ -24,11 +24,14 @@ class Calibration(NamedTuple):
 
 
 def calibrate(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> Calibration:
-    """Of probabilities [N, K] and labels [N]: Guo et al. (2017), equations 1 to 3; a bin holds its upper edge."""
-    confidences, right = probabilities.max(-1).astype(np.float64), probabilities.argmax(-1) == labels
+    """The calibration of probabilities [N, K] with labels [N] (Guo et al., 2017, equations 1 to 3).
+
+    A bin includes its upper edge.
+    """
+    confidences, correct = probabilities.max(-1).astype(np.float64), probabilities.argmax(-1) == labels
     bins = np.clip(np.ceil(confidences * num_bins).astype(int) - 1, 0, num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
-    sums = (np.bincount(bins, weights, minlength=num_bins) for weights in (confidences, right))
+    sums = (np.bincount(bins, weights, minlength=num_bins) for weights in (confidences, correct))
     confidence, accuracy = (total / np.maximum(count, 1) for total in sums)
     error = float((count * np.abs(accuracy - confidence)).sum() / count.sum())
     return Calibration(confidence, accuracy, count, error)

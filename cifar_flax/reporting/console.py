@@ -1,10 +1,11 @@
-"""What a run prints: its first screen, progress within an epoch, a line per epoch, the result."""
+"""What a run prints: a first screen, progress within an epoch, a line per epoch, the result."""
 
 import math
 import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import flax.linen as nn
@@ -17,11 +18,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cifar_flax.data.dataset import Dataset
-from cifar_flax.reporting.formatting import percent, seeds, share
+from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
 from cifar_flax.training.state import count_parameters
 from cifar_flax.workdir.epochs import validated
 
-LOG_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
+LOG_EVERY = 10.0  # seconds between progress lines if the output is not a terminal
 
 
 def say(text: str) -> None:
@@ -29,7 +30,7 @@ def say(text: str) -> None:
 
 
 def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
-    """The layers in their order, the shape of their output for one image, and the number of their parameters."""
+    """A table of the layers: output shape for one image, number of parameters and of statistics."""
     outputs: dict[str, tuple[int, ...]] = {}
 
     def note_output(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -56,7 +57,7 @@ def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
 
 
 def seeds_table(runs: list[dict[str, Any]]) -> str:
-    """What run.json says of each of several seeds, and the means of all."""
+    """A table of the runs of several seeds, given as the contents of run.json, with means and deviations below."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     columns = {"validation accuracy": "best_validation_accuracy", "test accuracy": "test_accuracy"}
     if all("tta_test_accuracy" in run for run in runs):
@@ -64,10 +65,10 @@ def seeds_table(runs: list[dict[str, Any]]) -> str:
     for title in ("seed", "best epoch", *columns, "training"):
         table.add_column(title, justify="right")
     for run in runs:
-        shares = (share(run[field]) for field in columns.values())
-        table.add_row(f"{run['seed']}", f"{run['best_epoch']}", *shares, f"{run['train_seconds']:,.0f} s")
-    means = ", ".join(f"{title} {percent([run[field] for run in runs])}" for title, field in columns.items())
-    return f"{_text(table)}\n\n{runs[0]['experiment']}, {seeds([run['seed'] for run in runs])}: {means}"
+        accuracies = (percent(run[field]) for field in columns.values())
+        table.add_row(f"{run['seed']}", f"{run['best_epoch']}", *accuracies, f"{run['train_seconds']:,.0f} s")
+    means = ", ".join(f"{title} {mean_std_percent([run[field] for run in runs])}" for title, field in columns.items())
+    return f"{_text(table)}\n\n{runs[0]['experiment']}, {describe_seeds([run['seed'] for run in runs])}: {means}"
 
 
 def _text(table: rich.table.Table) -> str:
@@ -77,18 +78,13 @@ def _text(table: rich.table.Table) -> str:
     return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
 
 
-def first_screen(
-    config: ConfigDict, dataset: Dataset, data_seconds: float, devices: list[jax.Device], workdir: Path
-) -> None:
-    """Says what is trained on what, and where it goes."""
+def first_screen(config: ConfigDict, dataset: Dataset, devices: list[jax.Device], workdir: Path) -> None:
+    """Says what is trained on what, and where the results go."""
     counts = f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test"
     shape = "x".join(map(str, dataset.image_shape))
     augmented = "" if config.augment == "none" else f", {config.augment}"
     say(f"experiment  {config.experiment}: {config.model}{augmented}, seed {config.seed}")
-    say(
-        f"data        {config.dataset}: {counts} images {shape} of {dataset.num_classes} classes "
-        f"(ready in {data_seconds:.1f} s)"
-    )
+    say(f"data        {config.dataset}: {counts} images, {shape}, {dataset.num_classes} classes")
     say(
         f"training    {config.num_epochs:g} epochs, batch {config.batch_size}, {config.optimizer} "
         f"{config.learning_rate:g}, {config.schedule} schedule"
@@ -99,61 +95,67 @@ def first_screen(
 
 
 class EpochProgress:
-    """Images done, loss and accuracy so far, images/s and time left of one epoch.
+    """The progress of one epoch: images, running loss and accuracy, images/s, time left.
 
-    A bar on a terminal; elsewhere, such as in a log file, a line every LOG_EVERY seconds.
+    A bar on a terminal; otherwise, for example in a log file, a line every LOG_EVERY seconds.
     """
 
     def __init__(self, title: str, done: int, total: int):
-        """`done` of `total` images were trained on before an interruption."""
+        """`done` of `total` images were trained on before."""
         self._title, self._total = title, total
         self._lines = not sys.stdout.isatty()
         self._bar = tqdm(
             desc=title, initial=done, total=total, unit=" images", unit_scale=True, leave=False,
             disable=self._lines, file=sys.stdout,
         )  # fmt: skip
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> "EpochProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
 
     def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
         self._bar.set_postfix_str(f"loss: {loss:.4f}, accuracy: {accuracy:.4f}", refresh=False)
         self._bar.update(done - self._bar.n)
-        if self._lines and time.monotonic() - self._said > LOG_EVERY:
-            self._said = time.monotonic()
+        if self._lines and time.monotonic() - self._last_line > LOG_EVERY:
+            self._last_line = time.monotonic()
             left = (self._total - done) / images_per_second
             say(
                 f"{self._title}: {done:,} of {self._total:,} images, {images_per_second:,.0f} images/s, "
                 f"{left:.0f} s left, loss: {loss:.4f}, accuracy: {accuracy:.4f}"
             )
 
-    def close(self) -> None:
-        self._bar.close()
-
 
 def epoch_line(title: str, epochs: list[dict[str, Any]]) -> None:
-    """The last of the lines of metrics.jsonl, as Keras prints it."""
+    """Prints the last line of metrics.jsonl in the style of Keras."""
     line = epochs[-1]
     say(
         f"{title} - {line['epoch_seconds']:.1f}s - {line['images_per_second']:,.0f} images/s"
         f" - loss: {line['train_loss']:.4f} - accuracy: {line['train_accuracy']:.4f}"
-        f"{_verdict(epochs) if validated(epochs) else ''}"
+        f"{_validation_part(epochs) if validated(epochs) else ''}"
     )
 
 
-def _verdict(epochs: list[dict[str, Any]]) -> str:
-    """What validation says of the last epoch."""
+def _validation_part(epochs: list[dict[str, Any]]) -> str:
+    """The part of an epoch's line about validation."""
     loss, best = epochs[-1]["validation_loss"], min((line["validation_loss"] for line in epochs[:-1]), default=math.inf)
     change = f"improved from {best:.4f} to {loss:.4f}" if loss < best else f"did not improve from {best:.4f}"
     return f" - val_loss: {loss:.4f} - val_accuracy: {epochs[-1]['validation_accuracy']:.4f} - val_loss {change}"
 
 
 def result(run: dict[str, Any], workdir: Path) -> None:
-    chosen = run["num_validation_examples"] > 0
-    if chosen:
+    """Prints the content of run.json that matters most."""
+    has_validation = run["num_validation_examples"] > 0
+    if has_validation:
         say(
             f"best epoch {run['best_epoch']}: validation loss {run['best_validation_loss']:.4f}, "
             f"accuracy {run['best_validation_accuracy']:.2%}"
         )
-    tested = "of the best epoch's checkpoint" if chosen else "as the last epoch left it: nothing was validated"
+    tested = "best epoch" if has_validation else "last epoch; there are no validation images"
     say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), {tested}")
     if "tta_test_accuracy" in run:
         say(f"with test-time augmentation {run['tta_test_accuracy']:.2%} (loss {run['tta_test_loss']:.4f})")

@@ -1,4 +1,4 @@
-"""Arrays in, matplotlib figures out. Nothing here needs a display, and nothing is drawn twice in two ways."""
+"""Functions from arrays to matplotlib figures. None of them needs a display."""
 
 import io
 import math
@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifar_flax.reporting.calibration import Calibration
-from cifar_flax.workdir.atomic import replacing
+from cifar_flax.workdir.atomic import atomic_write
 from cifar_flax.workdir.epochs import best_of, validated
 
-RIGHT, WRONG = "#1a7f37", "#c62828"  # green and red as in the reference, dark enough to be read on white
+CORRECT, WRONG = "#1a7f37", "#c62828"  # green and red as in the reference, dark enough to read on white
 TRAINING, VALIDATION = "#1f5fa8", "#d97706"
 DASHES = ("-", "--", "-.", ":")
-NARROW = (4.6, 3.4)  # inches; as wide as a telephone shows without making letters smaller
+NARROW = (4.6, 3.4)  # inches; fits a phone without shrinking the text
 
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -32,19 +32,19 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "savefig.dpi": 110,
-    "text.parse_math": False,  # a class may be called $5
+    "text.parse_math": False,  # a class may be named $5
 }
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, under another name first."""
+    """Writes a PNG file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, mpl.rc_context(STYLE):
+    with atomic_write(path) as temporary, mpl.rc_context(STYLE):
         figure.savefig(temporary, format="png")
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG document: the same text for the same figure."""
+    """The figure as an SVG document. Equal figures give equal text."""
     with mpl.rc_context(STYLE | {"svg.hashsalt": "cifar_flax"}):
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None})
@@ -52,7 +52,7 @@ def svg(figure: Figure) -> str:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The figure as one image [1, H, W, 3] uint8, as TensorBoard takes it."""
+    """The figure as an image [1, H, W, 3] uint8, as TensorBoard takes it."""
     with mpl.rc_context(STYLE):
         figure.set_dpi(STYLE["savefig.dpi"])
         canvas = FigureCanvasAgg(figure)
@@ -60,8 +60,8 @@ def pixels(figure: Figure) -> np.ndarray:
         return np.asarray(canvas.buffer_rgba())[None, :, :, :3].copy()
 
 
-def labelled_images(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Images [N, H, W, C] uint8 in rows of ten, each under the name of its label [N]."""
+def labeled_images(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Images [N, H, W, C] uint8 in rows of ten, each titled with the name of its label [N]."""
     figure, axes = _grid(len(images), columns=10, title="First training images")
     for axis, image, label in zip(axes, images, labels, strict=True):
         _show(axis, image)
@@ -70,9 +70,9 @@ def labelled_images(images: np.ndarray, labels: np.ndarray, class_names: Sequenc
 
 
 def augmented_images(images: np.ndarray, augmented: np.ndarray) -> Figure:
-    """Images [N, H, W, C] uint8 in a row above what augmentation makes of them, [N, H, W, C] uint8."""
+    """A row of images [N, H, W, C] uint8 above a row of their augmented versions [N, H, W, C] uint8."""
     figure, axes = _grid(
-        2 * len(images), columns=len(images), title="Training images, and as augmented", row_height=1.4
+        2 * len(images), columns=len(images), title="Training images and their augmented versions", row_height=1.4
     )
     for axis, image in zip(axes, [*images, *augmented], strict=True):
         _show(axis, image)
@@ -82,7 +82,7 @@ def augmented_images(images: np.ndarray, augmented: np.ndarray) -> Figure:
 
 
 def learning_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
-    """Loss and accuracy of training and validation over the lines of metrics.jsonl; the best epoch is marked."""
+    """Training and validation loss and accuracy over the lines of metrics.jsonl, with the best epoch marked."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4), layout="constrained")
         for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -91,7 +91,7 @@ def learning_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
 
 
 def learning_curve(epochs: Sequence[dict[str, Any]], quantity: str) -> Figure:
-    """One of the two, narrow enough for a telephone; `quantity` is loss or accuracy."""
+    """One curve, narrow enough for a phone; `quantity` is "loss" or "accuracy"."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=NARROW, layout="constrained")
         _draw_curve(figure.subplots(), epochs, quantity)
@@ -101,48 +101,48 @@ def learning_curve(epochs: Sequence[dict[str, Any]], quantity: str) -> Figure:
 def _draw_curve(axis: Axes, epochs: Sequence[dict[str, Any]], quantity: str) -> None:
     at = [line["epoch"] for line in epochs]
     splits = (("train", TRAINING, "o"), ("validation", VALIDATION, "s"))
-    for split, colour, marker in splits if validated(epochs) else splits[:1]:
+    for split, color, marker in splits if validated(epochs) else splits[:1]:
         values = [line[f"{split}_{quantity}"] for line in epochs]
-        axis.plot(at, values, color=colour, marker=marker, markersize=4, label=split)
+        axis.plot(at, values, color=color, marker=marker, markersize=4, label=split)
     if validated(epochs):
         best = best_of(epochs)["epoch"]
         axis.axvline(best, color="0.5", linestyle=":", label=f"best epoch: {best}")
     axis.set(title=quantity.capitalize(), xlabel="epoch")
-    _count_epochs(axis, at[0], at[-1])
+    _format_epoch_axis(axis, at[0], at[-1])
     axis.legend()
 
 
-def _count_epochs(axis: Axes, first: int, last: int) -> None:
+def _format_epoch_axis(axis: Axes, first: int, last: int) -> None:
     axis.set_xlim(first - 0.5, last + 0.5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], quantity: str) -> Figure:
-    """Validation loss or accuracy of several runs, by their names, each with a colour, a dash and a marker."""
+    """Validation loss or accuracy of several runs, given by name, each with its own color, dash and marker."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(NARROW[0], NARROW[1] + 0.22 * len(runs)), layout="constrained")
         axis = figure.subplots()
         styles = zip(cycle(mpl.colormaps["tab10"].colors), cycle(DASHES), cycle("osv^Dx*"))  # type: ignore[attr-defined]
-        for (name, epochs), (colour, dashes, marker) in zip(runs.items(), styles, strict=False):
+        for (name, epochs), (color, dashes, marker) in zip(runs.items(), styles, strict=False):
             at = [line["epoch"] for line in epochs]
             values = [line[f"validation_{quantity}"] for line in epochs]
-            axis.plot(at, values, color=colour, linestyle=dashes, marker=marker, markersize=4, label=name)
+            axis.plot(at, values, color=color, linestyle=dashes, marker=marker, markersize=4, label=name)
         axis.set(title=f"Validation {quantity}", xlabel="epoch")
-        _count_epochs(axis, 1, max(line["epoch"] for epochs in runs.values() for line in epochs))
+        _format_epoch_axis(axis, 1, max(line["epoch"] for epochs in runs.values() for line in epochs))
         figure.legend(loc="outside lower center", fontsize=9)
     return figure
 
 
 def reliability(calibration: Calibration) -> Figure:
-    """How often predictions of each confidence are right, and below it how many there are."""
+    """Accuracy by confidence, and below it the number of images."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=NARROW, layout="constrained")
         axis, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         edges = np.linspace(0, 1, len(calibration.num_images) + 1)
         bars = {"width": np.diff(edges), "align": "edge", "edgecolor": "black", "linewidth": 0.6}
-        axis.bar(edges[:-1], calibration.accuracy, color=TRAINING, alpha=0.6, label="found", **bars)
+        axis.bar(edges[:-1], calibration.accuracy, color=TRAINING, alpha=0.6, label="measured", **bars)
         axis.plot([0, 1], [0, 1], color="black", linestyle="--", label="calibrated")
-        axis.set(title="Reliability", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+        axis.set(title="Reliability", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         axis.legend(loc="upper left")
         below.bar(edges[:-1], calibration.num_images, color="0.7", **bars)
         below.set(xlabel="confidence", ylabel="images")
@@ -150,16 +150,16 @@ def reliability(calibration: Calibration) -> Figure:
 
 
 def predictions(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Images [N, H, W, C] uint8 in rows of eight, each under its predicted class [N] and, where wrong, its label [N].
+    """Images [N, H, W, C] uint8 in rows of eight, each titled with its predicted class [N].
 
-    Right ones are green with a check mark, wrong ones red with a cross.
+    Correct predictions are green with a check mark; wrong ones are red with a cross, and the true class [N] below.
     """
     figure, axes = _grid(len(images), columns=8, title="Predictions on test images: predicted (true)")
     size = _title_size(class_names)
     for axis, image, label, guess in zip(axes, images, labels, predicted, strict=True):
         _show(axis, image)
         if guess == label:
-            axis.set_title(f"\N{CHECK MARK} {class_names[guess]}", color=RIGHT, fontsize=size)
+            axis.set_title(f"\N{CHECK MARK} {class_names[guess]}", color=CORRECT, fontsize=size)
         else:
             title = f"\N{MULTIPLICATION X} {class_names[guess]}\n({class_names[label]})"
             axis.set_title(title, color=WRONG, fontsize=size)
@@ -167,33 +167,33 @@ def predictions(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, c
 
 
 def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts [K, K] of images with labels [N] and predicted classes [N]: rows are the true classes."""
+    """The confusion matrix [K, K] of labels [N] and predicted classes [N]; rows are the true classes."""
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
 
 
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Counts [K, K] of test images: rows are the true classes, columns the predicted ones."""
+    """The confusion matrix [K, K]; rows are the true classes, columns the predicted ones."""
     with mpl.rc_context(STYLE):
         many = len(class_names)
         side = max(6.0, 0.62 * many) if many <= 20 else 12.0
         figure = Figure(figsize=(side + 1.2, side), layout="constrained")
         axis = figure.subplots()
         axis.grid(visible=False)
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        figure.colorbar(drawn, ax=axis, label="share of the true class", shrink=0.8)
-        axis.set(title=f"Test accuracy {np.trace(counts) / counts.sum():.2%}", xlabel="predicted", ylabel="true")
+        fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        drawn = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(drawn, ax=axis, label="fraction of the true class", shrink=0.8)
+        axis.set(title=f"Accuracy {np.trace(counts) / counts.sum():.2%}", xlabel="predicted", ylabel="true")
         if many <= 20:
             axis.set_xticks(range(many), class_names, rotation=45, ha="right", rotation_mode="anchor")
             axis.set_yticks(range(many), class_names)
             for (row, column), count in np.ndenumerate(counts):
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axis.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=9)
+                color = "white" if fractions[row, column] > 0.5 else "black"
+                axis.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=9)
     return figure
 
 
 def _grid(count: int, columns: int, title: str, row_height: float = 1.65) -> tuple[Figure, list[Axes]]:
-    """A figure with room for `count` images, and the axes to draw them on."""
+    """A figure with `count` axes in a grid, and the axes."""
     with mpl.rc_context(STYLE):
         rows = math.ceil(count / columns)
         figure = Figure(figsize=(1.35 * columns, row_height * rows + 0.6), layout="constrained")
@@ -206,13 +206,13 @@ def _grid(count: int, columns: int, title: str, row_height: float = 1.65) -> tup
 
 
 def _title_size(class_names: Sequence[str]) -> float:
-    """In points: the usual size, or less where the longest name, with a mark before it, is wider than an image."""
+    """Font size in points, reduced if the longest name, with a mark before it, is wider than an image."""
     return STYLE["axes.titlesize"] * min(1.0, 12 / max(map(len, class_names)))
 
 
 def _show(axis: Axes, image: np.ndarray) -> None:
-    grey = image.shape[-1] == 1
-    axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255)
+    gray = image.shape[-1] == 1
+    axis.imshow(image[..., 0] if gray else image, cmap="gray" if gray else None, vmin=0, vmax=255)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)

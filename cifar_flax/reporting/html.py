@@ -1,4 +1,4 @@
-"""The HTML pages of `python -m cifar_flax.report`: what is on them. report.html says how they look."""
+"""The content of the HTML pages of `python -m cifar_flax.report`; the template report.html lays them out."""
 
 import base64
 import io
@@ -15,12 +15,12 @@ from cifar_flax.data import Split
 from cifar_flax.inference import Classifier
 from cifar_flax.reporting import figures
 from cifar_flax.reporting.calibration import calibrate
-from cifar_flax.reporting.formatting import percent, seeds, share
+from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
 from cifar_flax.workdir.epochs import best_of, validated
 from cifar_flax.workdir.records import Records
 
 NUM_PREDICTIONS, NUM_MISTAKES = 32, 16
-MOST_CLASSES = 20  # whose confusion matrix is a table; of more, a picture
+MAX_TABLE_CLASSES = 20  # up to this many classes the confusion matrix is a table, for more a figure
 
 
 def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs: list[dict[str, Any]]) -> str:
@@ -28,8 +28,8 @@ def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs:
 
     Args:
         classifier: the run's network.
-        split: the images that it is asked, [N, H, W, C] uint8.
-        split_name: how the page calls them.
+        split: the images to report on.
+        split_name: their name on the page.
         epochs: the lines of metrics.jsonl.
     """
     probabilities = classifier(split.images)
@@ -46,13 +46,13 @@ def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs:
         "curves": [(f"{name} by epoch", inline(figures.learning_curve(epochs, name))) for name in ("loss", "accuracy")],
         "class_names": names,
         "classes": classes(counts, names),
-        "matrix": matrix(counts, names) if len(names) <= MOST_CLASSES else None,
+        "matrix": matrix(counts, names) if len(names) <= MAX_TABLE_CLASSES else None,
         "confusion": [("confusion matrix", inline(figures.confusion_matrix(counts, names)))],
         "calibration": (
-            f"Expected calibration error {calibration.error:.2%}: the mean distance, over the {split_name} images, "
-            f"between confidence and share that is right. Mean confidence {probabilities.max(-1).mean():.2%}."
+            f"Expected calibration error {calibration.error:.2%}: the mean difference between confidence and accuracy "
+            f"over the {split_name} images. Mean confidence {probabilities.max(-1).mean():.2%}."
         ),
-        "reliability": [("share that is right by confidence", inline(figures.reliability(calibration)))],
+        "reliability": [("accuracy by confidence", inline(figures.reliability(calibration)))],
         "predictions": [_shown(split, probabilities, index, names) for index in shown],
         "mistakes": [_shown(split, probabilities, index, names) for index in worst],
         "config": [(field, value) for field, value in classifier.config.items() if value is not None],
@@ -62,11 +62,11 @@ def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs:
 
 
 def report_of_runs(runs: dict[str, Records]) -> str:
-    """The HTML page of several runs, by their names: results, means over seeds, and validation curves."""
+    """The HTML page of several runs, given by name: results, means over seeds and validation curves."""
     rows = [compared(name, records) for name, records in runs.items()]
     lines = {name: records.epochs() for name, records in runs.items()}
     without = [name for name, epochs in lines.items() if not validated(epochs)]
-    remarks = [f"Trained without validation images, so without a curve: {', '.join(without)}."] if without else []
+    remarks = [f"No validation images, so no validation curve: {', '.join(without)}."] if without else []
     lines = {name: epochs for name, epochs in lines.items() if name not in without}
     curves = [
         (f"validation {quantity} by epoch", inline(figures.comparison(lines, quantity)))
@@ -85,63 +85,63 @@ def page(**contents: Any) -> str:
 
 def result(classifier: Classifier, split_name: str, accuracy: float) -> str:
     run = classifier.run
-    if run["status"] == "done":
+    if classifier.done:
         accuracy = run["test_accuracy"]
-    unfinished = "" if run["status"] == "done" else f" so far: the run is {run['status']}, and its test is to come"
-    return f"{accuracy:.2%} of the {split_name} images are right{unfinished}."
+    unfinished = "" if classifier.done else f" so far; the run is {run['status']} and not tested yet"
+    return f"{accuracy:.2%} {split_name} accuracy{unfinished}."
 
 
 def remarks(run: dict[str, Any], epochs: list[dict[str, Any]]) -> list[str]:
-    """What else is to be said of a run, in sentences."""
+    """Sentences about the run besides its accuracy."""
     best = best_of(epochs)
     seconds = sum(line["epoch_seconds"] for line in epochs)
     return [
         f"{run['model']} on {run['dataset']}: {run['trainable_parameters']:,} parameters, trained on "
         f"{run['num_train_examples']:,} images for {epochs[-1]['epoch']} epochs in {seconds:,.0f} s.",
-        f"Epoch {best['epoch']} has the lowest validation loss, {best['validation_loss']:.4f}, with "
-        f"{best['validation_accuracy']:.2%} of the {run['num_validation_examples']:,} validation images right; "
-        "everything below is of that epoch."
+        f"Epoch {best['epoch']} has the lowest validation loss, {best['validation_loss']:.4f}, and a validation "
+        f"accuracy of {best['validation_accuracy']:.2%} on {run['num_validation_examples']:,} images. Everything below "
+        "is about that epoch."
         if validated(epochs)
-        else "No image was kept for validation: everything below is of the network as the last epoch left it.",
+        else "There were no validation images: everything below is about the network after the last epoch.",
         *with_tta(run),
     ]
 
 
 def with_tta(run: dict[str, Any]) -> list[str]:
-    """A sentence on the test with test-time augmentation, if there was one."""
+    """A sentence about the result with test-time augmentation, if there is one."""
     if run["status"] != "done" or "tta_test_accuracy" not in run:
         return []
-    return [f"With test-time augmentation {run['tta_test_accuracy']:.2%} of the test images are right."]
+    return [f"{run['tta_test_accuracy']:.2%} test accuracy with test-time augmentation."]
 
 
 def classes(counts: np.ndarray, names: Sequence[str]) -> list[dict[str, str]]:
-    """A row of the table of classes for each."""
+    """The rows of the table of classes."""
     rows = []
     for label, row in enumerate(counts):
         total, others = int(row.sum()), row.copy()
         others[label] = 0
-        often = int(others.argmax())
-        share = row[label] / max(total, 1)
+        confused = int(others.argmax())
+        accuracy = row[label] / max(total, 1)
         rows.append(
             {
                 "name": names[label],
                 "num_images": f"{total:,}",
-                "accuracy": f"{share:.1%}" if total else "no images",
-                "width": f"{65 * share:.1f}%",
-                "taken_for": f"{names[often]} ({others[often]:,})" if others[often] else "",
+                "accuracy": f"{accuracy:.1%}" if total else "no images",
+                "width": f"{65 * accuracy:.1f}%",
+                "taken_for": f"{names[confused]} ({others[confused]:,})" if others[confused] else "",
             }
         )
     return rows
 
 
 def matrix(counts: np.ndarray, names: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The rows of the confusion matrix, each cell with its shade: at most so dark that black letters stay readable."""
+    """The rows of the confusion matrix. Each cell has a shade that keeps black text readable."""
     shades = 0.5 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return [
         (
             name,
             [
-                {"count": int(count), "shade": f"{shades[row, column]:.3f}", "right": row == column}
+                {"count": int(count), "shade": f"{shades[row, column]:.3f}", "correct": row == column}
                 for column, count in enumerate(counts[row])
             ],
         )
@@ -156,7 +156,7 @@ def environment(run: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def compared(name: str, records: Records) -> list[tuple[str, str]]:
-    """The row of one run among several, as (column, value)."""
+    """The row of one run in the comparison, as (column, value)."""
     run = records.run
     test = f"{run['test_accuracy']:.2%}" if run["status"] == "done" else run["status"]
     if run["status"] == "done" and "tta_test_accuracy" in run:
@@ -167,22 +167,22 @@ def compared(name: str, records: Records) -> list[tuple[str, str]]:
         ("seed", f"{run['seed']}"),
         ("parameters", f"{run['trainable_parameters']:,}"),
         ("best epoch", f"{run['best_epoch']} of {records.epochs()[-1]['epoch']}"),
-        ("validation", share(run["best_validation_accuracy"])),
+        ("validation", percent(run["best_validation_accuracy"])),
         ("test", test),
         ("training", f"{run['train_seconds']:,.0f} s"),
     ]
 
 
 def means(runs: dict[str, Records]) -> list[str]:
-    """A sentence for each recipe of which several seeds are done."""
+    """A sentence for each recipe with several finished seeds."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for records in runs.values():
         if records.run["status"] == "done":
             recipe = {field: value for field, value in records.config.items() if field != "seed"}
             groups.setdefault(str(sorted(recipe.items())), []).append(records.run)
     return [
-        f"{group[0]['experiment']}: {percent([run['test_accuracy'] for run in group])} of the test images "
-        f"({seeds(sorted(run['seed'] for run in group))}; mean and standard deviation)"
+        f"{group[0]['experiment']}: {mean_std_percent([run['test_accuracy'] for run in group])} test accuracy "
+        f"({describe_seeds(sorted(run['seed'] for run in group))}; mean and standard deviation)"
         for group in groups.values()
         if len(group) > 1
     ]
@@ -193,7 +193,7 @@ def inline(figure: Figure) -> str:
 
 
 def _shown(split: Split, probabilities: np.ndarray, index: int, names: Sequence[str]) -> dict[str, str]:
-    """An image with what is to be said below it."""
+    """An image and its caption."""
     written = io.BytesIO()
     pixels = split.images[index]
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(written, format="png")
@@ -201,7 +201,7 @@ def _shown(split: Split, probabilities: np.ndarray, index: int, names: Sequence[
         "picture": _data_uri(written.getvalue(), "image/png"),
         "label": names[split.labels[index]],
         "predicted": names[probabilities[index].argmax()],
-        "confidence": f"{probabilities[index].max():.1%} sure",
+        "confidence": f"{probabilities[index].max():.1%}",
     }
 
 

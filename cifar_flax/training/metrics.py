@@ -1,4 +1,4 @@
-"""Sums and counts over images, merged across batches and turned into means once."""
+"""Sums over images: added up across batches, divided once."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from jax import Array
 
 @flax.struct.dataclass
 class Metrics:
-    """What a pass over images adds up.
+    """The sums of a pass over images.
 
     Attributes:
         loss_sum: sum of the losses of all images, float32 scalar.
-        num_correct: images whose largest logit is their label's, int32 scalar.
-        num_images: int32 scalar.
+        num_correct: number of images whose largest logit is that of their label, int32 scalar.
+        num_images: number of images, int32 scalar.
     """
 
     loss_sum: Array
@@ -25,8 +25,8 @@ class Metrics:
         return cls(loss_sum=jnp.float32(0), num_correct=jnp.int32(0), num_images=jnp.int32(0))
 
     @classmethod
-    def of_batch(cls, losses: Array, logits: Array, labels: Array, mask: Array) -> "Metrics":
-        """Losses [B] float32, logits [B, K], labels [B] int32, mask [B] bool: False marks padding."""
+    def from_batch(cls, losses: Array, logits: Array, labels: Array, mask: Array) -> "Metrics":
+        """The sums of losses [B] float32, logits [B, K] and labels [B] int32 where mask [B] bool is True."""
         correct = (logits.argmax(-1) == labels) & mask
         return cls(
             loss_sum=jnp.where(mask, losses, 0).sum(),
@@ -42,16 +42,16 @@ class Metrics:
         )
 
     def means(self) -> tuple[float, float]:
-        """(mean loss, accuracy in [0, 1]). Copies the sums to the host."""
+        """Mean loss in nats and accuracy in [0, 1]. Copies the sums to the host."""
         count = int(self.num_images)
         return float(self.loss_sum) / count, int(self.num_correct) / count
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
-    """Losses [B] in nats of logits [B, K] float32 against labels [B] int32.
+    """Losses [B] in nats of logits [B, K] float32 with labels [B] int32.
 
-    `label_smoothing` e mixes the label with the uniform distribution: (1 - e) one_hot + e / K (Szegedy et al., 2016,
-    "Rethinking the Inception Architecture", section 7).
+    Label smoothing e replaces the label with (1 - e) one_hot + e / K (Szegedy et al., 2016, "Rethinking the Inception
+    Architecture", section 7).
     """
     if label_smoothing == 0:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

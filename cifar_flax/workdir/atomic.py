@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a loss of power."""
+"""Writes files so that they are complete or absent, even after a loss of power."""
 
 import os
 from collections.abc import Iterator
@@ -7,24 +7,30 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Another name to write a file under; when the block ends well, it is on the disk and takes the place of `path`.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to. If the block succeeds, the file is flushed to disk and renamed to `path`.
 
-    One file of a kind, in a folder, at a time.
+    Only one file per folder and suffix can be written at a time.
     """
-    # not under its own name: TensorBoard reads whatever has tfevents in it
+    # not derived from the file's name: TensorBoard reads every file whose name contains tfevents
     temporary = path.with_name(f".writing{path.suffix}.tmp")
     try:
         yield temporary
-        synchronise(temporary)
+        fsync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    synchronise(path.parent)  # the new name, too
+    fsync(path.parent)  # makes the rename durable
 
 
-def synchronise(path: Path) -> None:
-    """Returns when what was written to a file, or the list of a folder's files, is on the disk."""
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically, in UTF-8."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def fsync(path: Path) -> None:
+    """Flushes a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""On what a run or a benchmark is computed: enough to compare with, nothing that names the machine."""
+"""The hardware and software of a run."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 def environment(devices: list[jax.Device]) -> dict[str, Any]:
-    """On what a run is computed, in run.json's fields."""
+    """The fields of run.json about devices, processor, versions and commit."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "platform": devices[0].platform,
@@ -28,12 +28,12 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
 
 
 def num_cpus() -> int:
-    """The processors that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The name and the vector instructions of the first processor, where Linux tells."""
+    """Model name and vector instruction sets of the first processor; off Linux, the platform's name for it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -45,7 +45,7 @@ def processor() -> str:
 
 
 def _git_commit() -> str:
-    """The commit of this code, with -dirty where files differ from it; "unknown" outside a checkout."""
+    """The commit of this code, with -dirty if files differ from it; "unknown" outside a checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(

@@ -1,45 +1,47 @@
-"""The text files that a run writes: config.json, run.json and metrics.jsonl; and the lock on its workdir."""
+"""The text files of a run: config.json, run.json and metrics.jsonl."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 from ml_collections import ConfigDict
 
 from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
 from cifar_flax.workdir import checksums
-from cifar_flax.workdir.atomic import replacing
-from cifar_flax.workdir.epochs import EPOCH_FIELDS, VALIDATION_FIELDS
+from cifar_flax.workdir.atomic import write_text
+from cifar_flax.workdir.epochs import EPOCH_FIELDS, VALIDATION_FIELDS, best_of
 
-LOCK = ".lock"
-REWRITE = "delete it, and the command that trains writes it anew from the checkpoints"
+REWRITE = "delete it, and the same training command rewrites it from the checkpoints"
 
 
 class Records:
-    """The text files of a workdir. Each is written under another name and renamed, so none is ever half there.
+    """The text files of a workdir, each written atomically.
 
-    run.json holds its own checksum, and that of the finished metrics.jsonl.
+    run.json holds its own checksum and, once the run is done, that of metrics.jsonl.
+
+    Attributes:
+        workdir: the folder.
+        config: the content of config.json; empty if there is none.
+        run: the content of run.json; empty if there is none.
     """
 
-    def __init__(self, workdir: Path):
-        self.workdir = workdir
+    def __init__(self, workdir: str | Path):
+        self.workdir = Path(workdir).expanduser().absolute()
         self.read()
 
     def read(self) -> None:
-        """Reads what is stored; a file that is not there counts as empty.
+        """Reads config.json and run.json.
 
         Raises:
-            BadInput: a file that cannot be read, or is not as it was written.
+            BadInput: a file cannot be read or is damaged.
         """
         self.config: dict[str, Any] = self._read("config.json", "restore it or choose another workdir")
         self.run: dict[str, Any] = self._read("run.json", REWRITE)
-        if self.run and not checksums.is_sealed(self.run):
+        if self.run and not checksums.checksum_matches(self.run):
             path = self.workdir / "run.json"
-            raise BadInput(f"--workdir: {path} is damaged: it is not as it was written (sha256); {REWRITE}")
+            raise BadInput(f"--workdir: {path} is damaged: its checksum (sha256) does not match; {REWRITE}")
 
     def _read(self, name: str, advice: str) -> dict[str, Any]:
         path = self.workdir / name
@@ -57,7 +59,7 @@ class Records:
         """The lines of metrics.jsonl.
 
         Raises:
-            BadInput: it cannot be read, or is not what a run writes.
+            BadInput: it cannot be read or is damaged.
         """
         path = self.workdir / "metrics.jsonl"
         try:
@@ -68,15 +70,15 @@ class Records:
             raise BadInput(f"--workdir: {path} cannot be read ({error}); {REWRITE}") from error
         fields: tuple[str, ...] = EPOCH_FIELDS
         for number, line in enumerate(lines, 1):
-            numbers = line if isinstance(line, dict) else {}
-            if number == 1 and (self.config.get("num_validation") != 0 or "validation_loss" in numbers):
+            values = line if isinstance(line, dict) else {}
+            if number == 1 and (self.config.get("num_validation") != 0 or "validation_loss" in values):
                 fields += VALIDATION_FIELDS
-            if not all(isinstance(numbers.get(field), int | float) for field in fields):
+            if not all(isinstance(values.get(field), int | float) for field in fields):
                 raise BadInput(f"--workdir: {path}, line {number}, lacks a number; {REWRITE}")
         return lines
 
     def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
-        """Writes config.json and begins run.json anew with these fields; `checkpoint_step` stays.
+        """Writes config.json and starts run.json with these fields. Only an earlier `checkpoint_step` is kept.
 
         Raises:
             BadInput: the workdir cannot be written.
@@ -84,41 +86,53 @@ class Records:
         self.config = config.to_dict()
         self.run = {name: value for name, value in self.run.items() if name == "checkpoint_step"}
         try:
-            _write(self.workdir / "config.json", json.dumps(self.config, indent=2) + "\n")
+            write_text(self.workdir / "config.json", json.dumps(self.config, indent=2) + "\n")
             self.update(**fields)
         except OSError as error:
-            raise BadInput(f"--workdir: {self.workdir} cannot be written ({error.strerror}); choose another") from error
+            raise BadInput(
+                f"--workdir: {self.workdir} cannot be written ({error.strerror}); choose another workdir"
+            ) from error
 
     def update(self, **fields: Any) -> None:
         """Sets fields of run.json."""
-        self.run = checksums.seal(self.run | fields)
-        _write(self.workdir / "run.json", json.dumps(self.run, indent=2, allow_nan=False) + "\n")
+        self.run = checksums.add_checksum(self.run | fields)
+        write_text(self.workdir / "run.json", json.dumps(self.run, indent=2, allow_nan=False) + "\n")
 
-    def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
-        """metrics.jsonl, a line per epoch, as a whole: what a checkpoint does not know of is cut off."""
+    def write_epochs(self, epochs: list[dict[str, Any]], batch_size: int) -> None:
+        """Writes metrics.jsonl, a line per epoch, and the fields of run.json derived from it."""
         lines = "".join(json.dumps(epoch, allow_nan=False) + "\n" for epoch in epochs)
-        _write(self.workdir / "metrics.jsonl", lines)
+        write_text(self.workdir / "metrics.jsonl", lines)
+        if epochs:
+            best, last = best_of(epochs), epochs[-1]
+            seconds = sum(line["epoch_seconds"] for line in epochs)
+            self.update(
+                best_epoch=best["epoch"],
+                best_validation_loss=best.get("validation_loss"),
+                best_validation_accuracy=best.get("validation_accuracy"),
+                train_seconds=seconds,
+                train_images_per_second=last["step"] * batch_size / seconds,
+            )
 
     def finish(self, **fields: Any) -> None:
-        """Sets the last fields of run.json, and that the run is done."""
+        """Sets the last fields of run.json and the status `done`."""
         self.update(status="done", metrics_sha256=self._metrics_checksum(), **fields)
 
     @property
     def done(self) -> bool:
-        """Whether the run is done and its metrics.jsonl is as the run left it."""
+        """Whether the run is done and its metrics.jsonl is unchanged since."""
         return self.run.get("status") == "done" and self.run["metrics_sha256"] == self._metrics_checksum()
 
     def _metrics_checksum(self) -> str:
         try:
             return checksums.of_bytes((self.workdir / "metrics.jsonl").read_bytes())
         except OSError:
-            return "not there"
+            return "missing"
 
     @contextmanager
     def status(self) -> Iterator[None]:
-        """Keeps run.json's `status`: running, and then how the block ended, with the `reason` if it failed.
+        """Keeps the `status` of run.json: `running` within the block, then how the block ended.
 
-        The block itself ends with `finish`.
+        A failure is recorded with its `reason`. The block calls `finish` itself.
 
         Raises:
             Unwritable: a file of the workdir could not be written.
@@ -135,8 +149,8 @@ class Records:
         except BaseException as error:
             self._end(status="failed", reason=f"{type(error).__name__}: {error}")
             if isinstance(error, OSError):
-                place = error.filename or self.workdir
-                raise Unwritable(f"{place} cannot be written ({error.strerror or error})") from error
+                path = error.filename or self.workdir
+                raise Unwritable(f"{path} cannot be written ({error.strerror or error})") from error
             raise
 
     def _end(self, **fields: Any) -> None:
@@ -144,34 +158,13 @@ class Records:
             self.update(**fields)
 
 
-@contextmanager
-def alone(workdir: Path) -> Iterator[None]:
-    """Makes the workdir and keeps other processes out of it; a process that dies gives it back.
-
-    A workdir that was made here and in which nothing was written goes away again.
+def open_run(workdir: str | Path) -> Records:
+    """The records of an existing run.
 
     Raises:
-        BadInput: another process works there, or the folder cannot be made.
+        BadInput: there is no run, or its records are damaged.
     """
-    made = not workdir.exists()
-    lock = filelock.FileLock(workdir / LOCK, timeout=0)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise BadInput(
-            f"--workdir: another process trains in {workdir} now; wait for it to end or choose another"
-        ) from error
-    except OSError as error:
-        raise BadInput(f"--workdir: {workdir} cannot be written ({error.strerror}); choose another") from error
-    try:
-        yield
-    finally:
-        lock.release()
-        if made and {path.name for path in workdir.iterdir()} <= {LOCK}:
-            shutil.rmtree(workdir)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    records = Records(workdir)
+    if not records.config or not records.run:
+        raise BadInput(f"--workdir: there is no run in {workdir}; train one with python -m cifar_flax.main")
+    return records

@@ -1,4 +1,7 @@
-"""TensorBoard's events, below a workdir's `tensorboard/`, through clu: each once, however often a run was killed."""
+"""TensorBoard events in a workdir's `tensorboard/`, written by clu.
+
+Each event is written exactly once, however often a run was killed.
+"""
 
 import os
 import sys
@@ -13,21 +16,21 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cifar_flax.workdir.atomic import replacing
+from cifar_flax.workdir.atomic import atomic_write
 
-HISTOGRAM_SIZE = 100_000  # numbers that show a distribution; AlexNet's millions would cost seconds an epoch
-MARK = "train_loss"  # a scalar that every epoch has
+MAX_HISTOGRAM_SIZE = 100_000  # elements that are enough for a histogram; AlexNet's millions would take seconds an epoch
+EPOCH_TAG = "train_loss"  # a scalar that every epoch has
 
 
 class TensorBoard:
-    """Events of one run; silent where TensorFlow is not installed.
+    """The events of one run. Without TensorFlow nothing is written.
 
-    clu's writers import TensorFlow, which takes seconds: a thread does it while the programs are compiled, and the
-    first event waits for it. Events that cannot be written raise OSError.
+    clu's writers import TensorFlow, which takes seconds. A thread imports it while the programs are compiled, and the
+    first event waits for the thread. Events that cannot be written raise OSError.
     """
 
     def __init__(self, workdir: Path, step: int):
-        """Goes on after `step`: events from there on, of a run that was killed, are taken out of the files first."""
+        """Continues at `step`. Events from there on, left by a run that was killed, are first removed."""
         self._step = step
         self._opening = ThreadPoolExecutor(1)
         self._opened = self._opening.submit(_open, workdir / "tensorboard", step)
@@ -43,11 +46,11 @@ class TensorBoard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with _as_os_error():
-                if self._writer:
+            if self._writer:
+                with _as_os_error():
                     self._writer.close()
         except OSError:
-            if error is None:  # else that is what is to be reported
+            if error is None:  # otherwise `error` is the one to report
                 raise
         finally:
             self._opening.shutdown()
@@ -58,7 +61,7 @@ class TensorBoard:
                 self._writer.write_hparams({field: "" if value is None else value for field, value in config.items()})
 
     def complete(self, epochs: list[dict[str, Any]], params: Any) -> None:
-        """Writes those of the finished epochs that the files lack; `params` are those of the step to go on from.
+        """Writes the finished epochs that are missing from the files; `params` belong to the step that was restored.
 
         A run may have been killed between an epoch's checkpoint and its events.
         """
@@ -67,10 +70,10 @@ class TensorBoard:
                 self.write_epoch(epoch, params if epoch["step"] == self._step else {})
 
     def write_epoch(self, epoch: dict[str, Any], params: Any) -> None:
-        """The scalars of a line of metrics.jsonl, and a histogram of every parameter (of evenly spread ones)."""
+        """Writes the scalars of a line of metrics.jsonl and a histogram of every parameter."""
         if self._writer:
             step = epoch["step"]
-            sampled = {name: _spread(array) for name, array in flatten_dict(params, sep="/").items()}
+            sampled = {name: _sample(array) for name, array in flatten_dict(params, sep="/").items()}
             with _as_os_error():
                 self._writer.write_histograms(step, jax.device_get(sampled))
                 self._writer.write_scalars(step, {name: value for name, value in epoch.items() if name != "step"})
@@ -92,7 +95,7 @@ class TensorBoard:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """TensorFlow's errors of files as Python's."""
+    """Raises TensorFlow's file errors as OSError."""
     import tensorflow as tf
 
     try:
@@ -102,39 +105,39 @@ def _as_os_error() -> Iterator[None]:
 
 
 def _open(folder: Path, step: int) -> tuple[Any, set[int]]:
-    """A writer of clu, and the steps whose epochs are in the files; (None, empty) where TensorFlow is not installed."""
+    """A clu writer and the steps of the epochs in the files; (None, empty set) without TensorFlow."""
     try:
         import tensorflow as tf
         from clu import metric_writers
     except ImportError as error:
         print(f"no TensorBoard events are written: {error}", file=sys.stderr)
         return None, set()
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the whole accelerator
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would claim all of its memory
     with _as_os_error():
         recorded = [epoch for file in sorted(folder.glob("*tfevents*")) for epoch in _cut(file, step)]
         return metric_writers.SummaryWriter(str(folder)), set(recorded)
 
 
 def _cut(file: Path, step: int) -> list[int]:
-    """Takes the events from `step` on out of a file, and what is half written; the steps of the epochs that stay."""
+    """Removes events from `step` on, and a half-written one, from a file. Returns the steps of the remaining epochs."""
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
 
     records = [(record, Event.FromString(record)) for record in RawEventFileLoader(str(file)).Load()]
-    # the first record is the format's version, which is of step 0
+    # the first record is the format's version, with step 0
     kept = [(record, event) for record, event in records if event.step < step or event.HasField("file_version")]
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record, _ in kept:
                 writer.write(record)
         os.utime(temporary, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
-    return [event.step for _, event in kept for value in event.summary.value if value.tag == MARK]
+    return [event.step for _, event in kept for value in event.summary.value if value.tag == EPOCH_TAG]
 
 
-def _spread(array: jax.Array) -> jax.Array:
-    """All of the array's numbers, or HISTOGRAM_SIZE of them spread evenly over it: [N]."""
-    if array.size <= HISTOGRAM_SIZE:
+def _sample(array: jax.Array) -> jax.Array:
+    """All elements of the array, or MAX_HISTOGRAM_SIZE evenly spaced ones: [N]."""
+    if array.size <= MAX_HISTOGRAM_SIZE:
         return array.ravel()
-    # not every k-th: such a stride shares factors with a kernel's width and would meet the same few units again
-    return array.ravel()[np.linspace(0, array.size - 1, HISTOGRAM_SIZE).astype(np.int32)]
+    # not every k-th: such a stride shares factors with the kernel's width and would sample only a few units
+    return array.ravel()[np.linspace(0, array.size - 1, MAX_HISTOGRAM_SIZE).astype(np.int32)]

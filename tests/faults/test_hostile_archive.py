@@ -1,4 +1,4 @@
-"""cifar-10-python.tar.gz from an enemy: pickles that are programs, tars and gzips that never end."""
+"""Malicious and damaged archives: pickles that are programs, and tars and gzips of unbounded size."""
 
 import gzip
 import hashlib
@@ -9,21 +9,17 @@ import tarfile
 
 import numpy as np
 import pytest
-from hostile import Canary, examples, mutated, watching
+from hostile import Canary, examples, mutated
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cifar_flax.data import Source, Split, archive, pickles
 
+pytestmark = pytest.mark.medium
+
 ROWS = np.random.default_rng(0).integers(0, 256, (2, 3072), np.uint8)
 BATCH = {b"batch_label": b"a batch", b"labels": [3, 8], b"data": ROWS, b"filenames": [b"a.png", b"b.png"]}
 NAMES = b"airplane automobile bird cat deer dog frog horse ship truck".split()
-
-
-@pytest.fixture(scope="module")
-def watch():
-    with watching("archive") as watch:
-        yield watch
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +28,29 @@ def root(tmp_path_factory):
 
 
 def short(text):
-    """A text as Python 2 pickles it."""
+    """A string as pickled by Python 2."""
     return b"U" + bytes([len(text)]) + text
 
 
 def official_meta():
-    """batches.meta as its authors wrote it."""
-    named = b"".join(short(name) + b"q" + bytes([5 + i]) for i, name in enumerate(NAMES))
+    """batches.meta as written by its authors."""
+    names = b"".join(short(name) + b"q" + bytes([5 + i]) for i, name in enumerate(NAMES))
     return (
         b"\x80\x02}q\x01(" + short(b"num_cases_per_batch") + b"q\x02M\x10'" + short(b"label_names") + b"q\x03]q\x04("
-        + named + b"e" + short(b"num_vis") + b"q\x0fM\x00\x0cu."
+        + names + b"e" + short(b"num_vis") + b"q\x0fM\x00\x0cu."
     )  # fmt: skip
 
 
 def official_batch(rows, labels):
-    """A batch as cPickle of Python 2 wrote it."""
+    """A batch as pickled by cPickle of Python 2."""
     data = rows.tobytes()
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01"
         + b"M" + struct.pack("<H", len(rows)) + b"M\x00\x0c\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\x09"
         + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<I", len(data)) + data + b"tb"
     )  # fmt: skip
-    listed = b"".join(b"K" + bytes([label]) for label in labels)
-    return b"\x80\x02}q\x01(" + short(b"labels") + b"q\x02]q\x03(" + listed + b"e" + short(b"data") + array + b"u."
+    items = b"".join(b"K" + bytes([label]) for label in labels)
+    return b"\x80\x02}q\x01(" + short(b"labels") + b"q\x02]q\x03(" + items + b"e" + short(b"data") + array + b"u."
 
 
 def read_batch(content):
@@ -62,7 +58,7 @@ def read_batch(content):
 
 
 def check(split):
-    """What is not refused is a batch."""
+    """A result that is not None is a valid batch."""
     if split is not None:
         assert isinstance(split, Split)
         assert split.images.shape == (len(split), 32, 32, 3)
@@ -70,7 +66,7 @@ def check(split):
         assert 0 <= split.labels.min() <= split.labels.max() < 10
 
 
-def test_what_the_authors_wrote_is_read():
+def test_official_pickles_are_read():
     assert hashlib.md5(official_meta()).hexdigest() == archive.MD5[archive.META]
     assert pickles.loads(official_meta()) == {b"num_cases_per_batch": 10_000, b"label_names": NAMES, b"num_vis": 3072}
     split = read_batch(official_batch(ROWS, [3, 8]))
@@ -80,73 +76,73 @@ def test_what_the_authors_wrote_is_read():
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_what_python_3_pickles_anew_is_read(protocol, order):
+def test_pickles_of_python_3_are_read(protocol, order):
     pickled = pickle.dumps(BATCH | {b"data": np.asarray(ROWS, order=order)}, protocol)
     np.testing.assert_array_equal(pickles.loads(pickled)[b"data"], ROWS)
     assert read_batch(pickled).labels.tolist() == [3, 8]
 
 
 def array_of(dtype, shape, content):
-    """A pickled array with a state of one's own."""
+    """A pickled array with the given dtype, shape and content."""
     return (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01" + shape
         + b"cnumpy\ndtype\nX" + struct.pack("<I", len(dtype)) + dtype + b"\x89\x88\x87R\x89" + content + b"tb"
     )  # fmt: skip
 
 
-def tuples_within_tuples(depth):
-    """Two to the power of `depth` items, for whoever goes through all of them."""
+def nested_tuples(depth):
+    """A tuple that a traversal expands to 2**depth items."""
     return b"K\x01" + b"q\x00h\x00\x86" * depth
 
 
-AGAIN = b"h\x01h\x02h\x03\x86R" * 20_000
+REPEATED_CALL = b"h\x01h\x02h\x03\x86R" * 20_000
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
 HUGE = b"\x8a\x08" + struct.pack("<q", 2**62)
 ENCODED = b"c_codecs\nencode\nq\x01" + b"X" + struct.pack("<I", 100_000) + b"x" * 100_000 + b"q\x02X\x06\x00\x00\x00"
 BOMBS = {
     "a memo for 2 billion objects": b"Nr\xff\xff\xff\x7f.",
-    "bytes of a terabyte": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".",
-    "text of a terabyte": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b".",
-    "a bytearray of a terabyte": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
+    "a terabyte of bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".",
+    "a terabyte of text": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b".",
+    "a terabyte in a bytearray": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
     "bytes of negative length": b"T\xff\xff\xff\xff.",
-    "a number of a million digits": b"I" + b"9" * 1_000_000 + b"\n.",
-    "a number of a million bytes": b"\x8b" + struct.pack("<I", 1_000_000) + b"\x77" * 1_000_000 + b".",
-    "lists within lists": b"]" * 200_000 + b"a" * 199_999 + b".",
-    "an endless list": b"]" + b"q\x00h\x00a" * 60_000 + b".",
+    "an integer with a million digits": b"I" + b"9" * 1_000_000 + b"\n.",
+    "an integer of a million bytes": b"\x8b" + struct.pack("<I", 1_000_000) + b"\x77" * 1_000_000 + b".",
+    "nested lists": b"]" * 200_000 + b"a" * 199_999 + b".",
+    "a list that contains itself": b"]" + b"q\x00h\x00a" * 60_000 + b".",
     "too many lists": b"](" + b"]" * 1_000_000 + b"e.",
-    "a dictionary with a key that takes for ever": b"}" + tuples_within_tuples(60) + b"K\x01s.",
-    "labels within labels": b"}X\x06\x00\x00\x00labels" + tuples_within_tuples(60) + b"s.",
-    "one text turned into bytes for ever": b"](" + ENCODED + b"latin1q\x03\x86R" + AGAIN + b"e.",
+    "a dictionary key with an exponential hash time": b"}" + nested_tuples(60) + b"K\x01s.",
+    "nested labels": b"}X\x06\x00\x00\x00labels" + nested_tuples(60) + b"s.",
+    "one string encoded many times": b"](" + ENCODED + b"latin1q\x03\x86R" + REPEATED_CALL + b"e.",
     "another codec": ENCODED + b"rot-13\x86R.",
     "a huge array without content": ARRAY + HUGE + b"\x85C\x01b\x87R.",
     "a huge shape": array_of(b"u1", HUGE + b"\x85", b"C\x01x"),
     "a shape that overflows": array_of(b"u1", HUGE * 3 + b"\x87", b"C\x01x"),
-    "a shape without end": array_of(b"u1", b"(" + b"K\x01" * 100 + b"t", b"C\x01x"),
+    "a shape with 100 axes": array_of(b"u1", b"(" + b"K\x01" * 100 + b"t", b"C\x01x"),
     "objects": array_of(b"O8", b"K\x01\x85", b"](K\x01e"),
-    "a text as objects": array_of(b"O8", b"K\x01\x85", b"C\x08" + b"x" * 8),
-    "a record": array_of(b"u1,O", b"K\x01\x85", b"C\x09" + b"x" * 9),
+    "bytes as objects": array_of(b"O8", b"K\x01\x85", b"C\x08" + b"x" * 8),
+    "a record dtype": array_of(b"u1,O", b"K\x01\x85", b"C\x09" + b"x" * 9),
     "a call": b"cposix\nsystem\nX\x07\x00\x00\x00touch x\x85R.",
     "a call by another name": b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x08import os\x85R.",
-    "a call of ours": b"\x80\x04\x8c\x07hostile\x8c\x05touch\x93)R.",
-    "an instance": b"(ihostile\ntouch\n.",
-    "an object": b"(chostile\ntouch\no.",
+    "a call of record_call": b"\x80\x04\x8c\x07hostile\x8c\x0brecord_call\x93)R.",
+    "an instance": b"(ihostile\nrecord_call\n.",
+    "an object": b"(chostile\nrecord_call\no.",
     "a class": b"cnumpy\nndarray\nK\x01\x85\x81.",
     "an attribute": b"\x80\x04\x8c\x05numpy\x8c\x0dndarray.dumps\x93.",
     "a dictionary as state": b"cnumpy\ndtype\n}X\x01\x00\x00\x00xK\x01sb.",
     "an extension": b"\x82\x01.",
-    "another file's object": b"Pelsewhere\n.",
-    "canary": pickle.dumps(Canary(), 2),
-    "canary among the labels": pickle.dumps(BATCH | {b"labels": [Canary(), Canary()]}, 4),
-    "truth as labels": pickle.dumps(BATCH | {b"labels": [True, False]}, 2),
-    "nothing": b".",
-    "no end": b"K\x01",
+    "a persistent ID": b"Pelsewhere\n.",
+    "a canary": pickle.dumps(Canary(), 2),
+    "canaries as labels": pickle.dumps(BATCH | {b"labels": [Canary(), Canary()]}, 4),
+    "booleans as labels": pickle.dumps(BATCH | {b"labels": [True, False]}, 2),
+    "an empty stack": b".",
+    "no stop": b"K\x01",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_is_refused_at_once(bomb, watch):
+def test_pickle_bomb_is_rejected(bomb, watch):
     assert watch(read_batch, BOMBS[bomb]) is None
-    assert "data_batch_1" in watch.refusal
+    assert "data_batch_1" in watch.error
 
 
 VALID = [official_batch(ROWS[:1], [3]), *(pickle.dumps(BATCH, protocol) for protocol in (2, 3, 4))]
@@ -154,7 +150,7 @@ VALID = [official_batch(ROWS[:1], [3]), *(pickle.dumps(BATCH, protocol) for prot
 
 @given(mutated(VALID))
 @examples(0.25)
-def test_a_damaged_batch_is_refused_or_a_batch(watch, content):
+def test_damaged_batch_is_read_or_rejected(watch, content):
     check(watch(read_batch, content))
 
 
@@ -163,7 +159,7 @@ def numbered(code, size):
 
 
 def counted(code, size):
-    """Bytes behind their number, which mostly is right."""
+    """Bytes after their length, which is mostly right."""
     lengths = st.sampled_from([0, 0, 0, 0, 1, 2**31, 2**40])
     return st.tuples(st.sampled_from([b"u1", b"latin1", b"data", b"labels", b"x" * 30]), lengths).map(
         lambda drawn: code + ((len(drawn[0]) + drawn[1]) % 256**size).to_bytes(size, "little") + drawn[0]
@@ -171,15 +167,21 @@ def counted(code, size):
 
 
 def named(code):
-    names = ["posix\nsystem", "builtins\nexec", "hostile\ntouch", "_codecs\nencode", "numpy\ndtype", "numpy\nndarray"]
-    names += ["numpy.core.multiarray\n_reconstruct", "numpy.core.multiarray\nscalar", "os\nsystem\n", "\n"]
+    names = ["posix\nsystem", "builtins\nexec", "hostile\nrecord_call", "_codecs\nencode", "numpy\ndtype"]
+    names += [
+        "numpy\nndarray",
+        "numpy.core.multiarray\n_reconstruct",
+        "numpy.core.multiarray\nscalar",
+        "os\nsystem\n",
+        "\n",
+    ]
     return st.sampled_from([code + name.encode() + b"\n" for name in names])
 
 
 PLAIN = [b"N", b"\x88", b"\x89", b"]", b"}", b")", b"(", b"t", b"\x85", b"\x86", b"\x87", b"a", b"e", b"s", b"u", b"R"]
 PLAIN += [b"b", b"\x94", b"\x93", b"\x81", b"o", b"0", b"1", b"2", b"d", b"l", b"\x8f", b"\x90", b"\x91", b"Q", b"."]
 FILLED = array_of(b"u1", b"K\x01M\x00\x0c\x86", b"B\x00\x0c\x00\x00" + bytes(3072))
-WHOLE = [
+SEQUENCES = [
     b"}X\x06\x00\x00\x00labels](K\x01es",
     b"c_codecs\nencode\nX\x04\x00\x00\x00dataX\x06\x00\x00\x00latin1\x86R",
     FILLED,
@@ -189,7 +191,7 @@ COUNTED = [(b"U", 1), (b"T", 4), (b"X", 4), (b"C", 1), (b"B", 4), (b"\x8a", 1), 
 COUNTED += [(b"\x8c", 1), (b"\x8d", 8), (b"\x8e", 8), (b"\x96", 8), (b"\x95", 8)]
 INSTRUCTIONS = st.one_of(
     st.sampled_from(PLAIN),
-    st.sampled_from(WHOLE),
+    st.sampled_from(SEQUENCES),
     *(numbered(code, size) for code, size in NUMBERED),
     *(counted(code, size) for code, size in COUNTED),
     *(named(code) for code in (b"c", b"i")),
@@ -198,12 +200,12 @@ INSTRUCTIONS = st.one_of(
 
 @given(st.lists(INSTRUCTIONS, max_size=40).map(b"".join))
 @examples(0.25)
-def test_a_pickle_of_any_instructions_is_refused_or_a_batch(watch, program):
+def test_arbitrary_pickle_is_read_or_rejected(watch, program):
     check(watch(read_batch, program + b"."))
 
 
 def tar(members, ending=bytes(1024)):
-    """A tar of (name, type, claimed size, content)."""
+    """A tar of members (name, type, claimed size, content)."""
     blocks = []
     for name, kind, size, content in members:
         member = tarfile.TarInfo(name)
@@ -213,8 +215,8 @@ def tar(members, ending=bytes(1024)):
     return b"".join(blocks) + ending
 
 
-def whole():
-    """The seven files, small."""
+def valid_members():
+    """The seven files with small batches."""
     contents = {name: official_batch(ROWS, [3, 8]) for name in (*archive.TRAIN, archive.TEST)}
     contents[archive.META] = official_meta()
     return [(f"{archive.FOLDER}/{name}", tarfile.REGTYPE, len(text), text) for name, text in contents.items()]
@@ -222,7 +224,7 @@ def whole():
 
 @pytest.fixture(scope="module")
 def read_tar(root):
-    """A function that decodes a tar.gz of these bytes."""
+    """A function that decodes a tar.gz with the given content."""
 
     def read(content):
         path = root / "cifar-10-python.tar.gz"
@@ -242,20 +244,20 @@ def check_source(source):
         assert len(source.class_names) == 10
 
 
-TARS = [tar(whole()), tar([*whole(), (archive.FOLDER, tarfile.DIRTYPE, 0, b"")])]
+TARS = [tar(valid_members()), tar([*valid_members(), (archive.FOLDER, tarfile.DIRTYPE, 0, b"")])]
 FAST = {"compresslevel": 1, "mtime": 0}
 
 
 @given(mutated(TARS))
 @example(TARS[0])
 @examples(0.15)
-def test_a_damaged_tar_is_refused_or_read(watch, read_tar, content):
+def test_damaged_tar_is_read_or_rejected(watch, read_tar, content):
     check_source(watch(read_tar, gzip.compress(content, **FAST)))
 
 
 @given(mutated([gzip.compress(content, mtime=0) for content in TARS]))
 @examples(0.1)
-def test_a_damaged_gzip_is_refused(watch, read_tar, content):
+def test_damaged_gzip_is_read_or_rejected(watch, read_tar, content):
     check_source(watch(read_tar, content))
 
 
@@ -264,7 +266,7 @@ KINDS += [tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE, tarfile.GNUTYPE_LONGNAME, ta
 MEMBER_NAMES = st.sampled_from(
     [*archive.MD5, f"../../{archive.META}", f"/etc/{archive.META}", "x\x1b[2J", "a\nb", "", "é"]
 )
-SIZES = st.one_of(st.integers(0, 3000), st.sampled_from([-1, -512, 2**33, 2**62, 2**87, archive.LARGEST + 1]))
+SIZES = st.one_of(st.integers(0, 3000), st.sampled_from([-1, -512, 2**33, 2**62, 2**87, archive.MAX_FILE_BYTES + 1]))
 RECORDS = st.sampled_from(
     [b"30 size=99999999999999999999\n", b"13 size=-512\n", b"9" * 900, b"22 GNU.sparse.major=1\n", b"x"]
 )
@@ -280,12 +282,12 @@ MEMBERS = st.one_of(
     st.booleans(),
 )
 @examples(0.25)
-def test_a_tar_of_any_members_is_refused_or_read(watch, read_tar, members, ending, complete):
-    check_source(watch(read_tar, gzip.compress(tar(members, b"") + tar(whole() * complete, ending), **FAST)))
+def test_arbitrary_tar_is_read_or_rejected(watch, read_tar, members, ending, complete):
+    check_source(watch(read_tar, gzip.compress(tar(members, b"") + tar(valid_members() * complete, ending), **FAST)))
 
 
 def zeros(mib):
-    """That many MiB of zeros, gzipped."""
+    """Gzipped zeros, `mib` MiB of them."""
     return gzip.compress(bytes(2**24), **FAST) * (mib // 16)
 
 
@@ -295,42 +297,43 @@ def gzipped(*members, ending=bytes(1024)):
 
 FILE = ("data_batch_1", tarfile.REGTYPE)
 OTHER = ("x", tarfile.REGTYPE)
+VALID_GZIP = gzipped(*valid_members())
 TAR_BOMBS = {
-    "a member without end": (gzipped((*OTHER, 2**28 - 2048, b""), ending=b"") + zeros(512), "does not hold"),
+    "a member of 256 MiB": (gzipped((*OTHER, 2**28 - 2048, b""), ending=b"") + zeros(512), "does not contain"),
     "a member of exabytes": (gzipped((*OTHER, 2**62, b""), ending=b"") + zeros(16), "claims"),
     "a batch of exabytes": (gzipped((*FILE, 2**62, b""), ending=b"") + zeros(16), "claims"),
-    "a batch that is too large": (gzipped((*FILE, archive.LARGEST + 1, b""), ending=b"") + zeros(128), "claims"),
-    "a member that goes back": (gzipped((*OTHER, -1024, b"")), "claims -1024"),
-    "nothing but zeros": (zeros(1024), "does not hold"),
+    "a batch that is too large": (gzipped((*FILE, archive.MAX_FILE_BYTES + 1, b""), ending=b"") + zeros(128), "claims"),
+    "a member of negative size": (gzipped((*OTHER, -1024, b"")), "claims -1024"),
+    "only zeros": (zeros(1024), "does not contain"),
     "too many members": (gzipped(*[(*OTHER, 0, b"")] * 5_000), "more than"),
-    "extended headers in a row": (gzipped(*[("x", tarfile.XHDTYPE, 0, b"")] * 5_000), "more than"),
+    "too many extended headers": (gzipped(*[("x", tarfile.XHDTYPE, 0, b"")] * 5_000), "more than"),
     "a name of exabytes": (gzipped(("x", tarfile.GNUTYPE_LONGNAME, 2**62, b""), ending=b"") + zeros(16), "claims"),
-    "an extended header of digits": (gzipped(("x", tarfile.XHDTYPE, 10**7, b"9" * 10**7)), "does not hold"),
-    "one file twice": (gzipped(*whole(), whole()[0]), "twice"),
-    "a link": (gzipped((archive.META, tarfile.SYMTYPE, 0, b"")), "does not hold"),
-    "a gzip in a gzip": (gzip.compress(gzipped(*whole()), mtime=0), "no readable tar.gz"),
-    "an altered byte at the end": (gzipped(*whole())[:-8] + b"\0" + gzipped(*whole())[-7:], "no readable tar.gz"),
+    "an extended header of digits": (gzipped(("x", tarfile.XHDTYPE, 10**7, b"9" * 10**7)), "does not contain"),
+    "one file twice": (gzipped(*valid_members(), valid_members()[0]), "twice"),
+    "a link": (gzipped((archive.META, tarfile.SYMTYPE, 0, b"")), "does not contain"),
+    "a gzip in a gzip": (gzip.compress(VALID_GZIP, mtime=0), "not a readable tar.gz"),
+    "a changed byte at the end": (VALID_GZIP[:-8] + b"\0" + VALID_GZIP[-7:], "not a readable tar.gz"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("bomb", TAR_BOMBS)
-def test_a_tar_that_would_not_end_is_refused_soon(bomb, watch, read_tar):
+def test_tar_bomb_is_rejected(bomb, watch, read_tar):
     content, words = TAR_BOMBS[bomb]
     assert watch(read_tar, content) is None
-    assert words in watch.refusal
+    assert words in watch.error
 
 
-def test_a_member_stays_in_memory_wherever_it_says_it_belongs(read_tar, root):
-    moved = [(f"../../../{name}", kind, size, content) for name, kind, size, content in whole()]
-    source = read_tar(gzipped(*moved))  # which looks into the folder, too
+def test_member_with_a_path_is_not_written_to_disk(read_tar, root):
+    moved = [(f"../../../{name}", kind, size, content) for name, kind, size, content in valid_members()]
+    source = read_tar(gzipped(*moved))  # also asserts that no file was added to the folder
     assert source.class_names[0] == "airplane"
     assert not any((root.parent / name).exists() for name in (archive.FOLDER, archive.META))
 
 
-def test_only_what_differs_from_the_official_archive_is_said(read_tar, monkeypatch, capsys):
-    content = gzipped(*whole())
+def test_differences_from_the_official_archive_are_reported(read_tar, monkeypatch, capsys):
+    content = gzipped(*valid_members())
     monkeypatch.setattr(
-        archive, "MD5", {name.split("/")[1]: hashlib.md5(text).hexdigest() for name, _, _, text in whole()}
+        archive, "MD5", {name.split("/")[1]: hashlib.md5(text).hexdigest() for name, _, _, text in valid_members()}
     )
     read_tar(content)
     assert capsys.readouterr().err.endswith(
@@ -355,20 +358,20 @@ def test_only_what_differs_from_the_official_archive_is_said(read_tar, monkeypat
         {},
     ],
 )
-def test_names_that_cannot_be_told_apart_or_printed_are_refused(names, watch, read_tar):
+def test_invalid_class_names_are_rejected(names, watch, read_tar):
     meta = pickle.dumps({b"label_names": names}, 3)
-    members = [member for member in whole() if archive.META not in member[0]]
+    members = [member for member in valid_members() if archive.META not in member[0]]
     assert watch(read_tar, gzipped(*members, (archive.META, tarfile.REGTYPE, len(meta), meta))) is None
-    assert "batches.meta does not list the classes' names" in watch.refusal
+    assert "batches.meta does not list the class names" in watch.error
 
 
-def test_a_pipe_is_not_waited_for(watch, tmp_path):
+def test_pipe_does_not_block(watch, tmp_path):
     os.mkfifo(tmp_path / "cifar.tar.gz")
     assert watch(archive.load, tmp_path / "cifar.tar.gz") is None
-    assert "neither a file nor a folder" in watch.refusal
+    assert "neither a file nor a folder" in watch.error
     folder = tmp_path / archive.FOLDER
     folder.mkdir()
     for name in archive.MD5:
         os.mkfifo(folder / name)
     assert watch(archive.load, folder) is None
-    assert "no file of at most" in watch.refusal
+    assert "not a regular file of at most" in watch.error

@@ -1,17 +1,22 @@
-"""Fields of a config with any value at all: from a command line, an experiment file, or a stored run."""
+"""Configs with arbitrary values: from a command line, an experiment file, or a stored run."""
 
 import json
 import math
 
 import pytest
-from hostile import examples, watching
+from hostile import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from cifar_flax import data
-from cifar_flax.config import CHOICES, base_config, differences, load_experiment, validate
+from cifar_flax.cli.experiment import load_experiment
+from cifar_flax.config import base_config
 from cifar_flax.main import parse
+from cifar_flax.training.checks import CHOICES, check_config
+from cifar_flax.workdir.identity import differences
+
+pytestmark = pytest.mark.medium
 
 FIELDS = list(base_config())
 NUMBERS = st.one_of(
@@ -35,14 +40,8 @@ VALUES = st.recursive(
 CHANGES = st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3)
 
 
-@pytest.fixture(scope="module")
-def watch():
-    with watching("config") as watch:
-        yield watch
-
-
 def config_of(changes):
-    """A config as a stored one may be, of any types."""
+    """A config with values of any type, as a stored config may have."""
     config = ConfigDict({field: value for field, value in base_config().items() if field not in changes})
     for field, value in changes.items():
         config[field] = value
@@ -50,7 +49,7 @@ def config_of(changes):
 
 
 def check(config):
-    """What is not refused has the types and ranges that everything after it takes for granted."""
+    """A config that is not rejected has the types and ranges that all other code relies on."""
     for field, default in base_config().items():
         value = config[field]
         if isinstance(default, float):
@@ -71,27 +70,27 @@ def check(config):
     json.dumps(config.to_dict(), allow_nan=False)
 
 
-def validated(config):
-    validate(config)
+def checked(config):
+    check_config(config)
     return config
 
 
 @given(CHANGES)
 @examples(0.4)
-def test_any_values_are_refused_or_a_run(watch, changes):
-    config = watch(validated, config_of(changes))
+def test_arbitrary_values_are_accepted_or_rejected(watch, changes):
+    config = watch(checked, config_of(changes))
     if config is None:
-        assert any(f"config.{field}" in watch.refusal for field in changes)
+        assert any(f"config.{field}" in watch.error for field in changes)
     else:
         check(config)
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_every_field_knows_its_kind(field, watch):
+def test_each_field_checks_its_type(field, watch):
     for value in (None, True, [], {}, {"a": {"b": 1}}, math.nan, 10**400, -1, 1.5, "x\ny", "x" * 10_000, b"x"):
-        config = watch(validated, config_of({field: value}))
+        config = watch(checked, config_of({field: value}))
         if config is None:
-            assert f"config.{field}" in watch.refusal
+            assert f"config.{field}" in watch.error
         else:
             check(config)
 
@@ -103,15 +102,15 @@ ARGUMENTS = st.tuples(st.sampled_from([*FIELDS, "bach_size", ""]), TEXTS | NUMBE
 
 @given(st.lists(ARGUMENTS | TEXTS.filter(lambda text: text not in ("-h", "--help")), min_size=1, max_size=3))
 @examples(0.2)
-def test_any_arguments_are_refused_or_a_run(watch, arguments):
-    config = watch(lambda: validated(parse(["--config=experiments/cnn.py", *arguments])[0]))
+def test_arbitrary_arguments_are_accepted_or_rejected(watch, arguments):
+    config = watch(lambda: checked(parse(["--config=experiments/cnn.py", *arguments])[0]))
     if config is not None:
         check(config)
 
 
 @given(TEXTS, st.sampled_from(["", ".py", ".py:", ":demo", ".py:demo", "experiments/cnn.py:"]))
 @examples(0.1)
-def test_any_name_of_an_experiment_is_refused(watch, text, ending):
+def test_arbitrary_experiment_name_is_accepted_or_rejected(watch, text, ending):
     watch(load_experiment, text + ending)
 
 
@@ -128,24 +127,24 @@ def get_config():
 
 @given(CHANGES, st.sampled_from(["config.{} = {!r}", "config.update({}={!r})", "config.unlock().{} = {!r}"]))
 @examples(0.2)
-def test_an_experiment_file_with_any_values_is_refused_or_a_run(watch, tmp_path_factory, changes, form):
+def test_experiment_file_with_arbitrary_values_is_accepted_or_rejected(watch, tmp_path_factory, changes, form):
     path = tmp_path_factory.getbasetemp() / "mine.py"
     path.write_text(FILE.format(lines="\n    ".join(form.format(*change) for change in changes.items())), "utf-8")
-    config = watch(lambda: validated(load_experiment(str(path))))
+    config = watch(lambda: checked(load_experiment(str(path))))
     if config is not None:
         check(config)
 
 
 @given(st.dictionaries(st.sampled_from([*FIELDS, "gone"]), VALUES, max_size=5))
 @examples(0.1)
-def test_any_stored_fields_are_told_from_those_asked_for(watch, stored):
-    listed = watch(differences, stored, base_config())
-    assert all(line.isprintable() for line in listed)
+def test_arbitrary_stored_fields_are_compared(watch, stored):
+    lines = watch(differences, stored, base_config())
+    assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize(
     "dataset", ["~nobody_of_that_name/set.npz", "x" * 5_000 + ".npz", "x" * 5_000, "\ud800.tar.gz"]
 )
-def test_a_dataset_that_cannot_even_be_looked_up_is_refused(dataset, watch):
+def test_unusable_dataset_path_is_rejected(dataset, watch):
     assert watch(data.read, dataset, None) is None
-    assert "config.dataset" in watch.refusal
+    assert "config.dataset" in watch.error

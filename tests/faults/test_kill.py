@@ -1,4 +1,4 @@
-"""Real processes, really killed; `make torture` does the same hundreds of times."""
+"""Kills real processes, as `make torture` does hundreds of times."""
 
 import json
 import sys
@@ -10,11 +10,11 @@ from benchmarks import torture
 pytestmark = pytest.mark.slow
 
 
-def test_killed_runs_give_the_numbers_of_an_undisturbed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(torture, "PLACE", tmp_path / "place")
-    monkeypatch.setattr(torture, "UNDISTURBED", tmp_path / "place/undisturbed")
+def test_killed_runs_give_the_results_of_an_undisturbed_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(torture, "FOLDER", tmp_path / "torture")
+    monkeypatch.setattr(torture, "UNDISTURBED", tmp_path / "torture/undisturbed")
     monkeypatch.setattr(torture, "REPORT", tmp_path / "report.json")
-    monkeypatch.setitem(torture.FIELDS, "num_epochs", 1)
+    monkeypatch.setitem(torture.OVERRIDES, "num_epochs", 1)
     monkeypatch.setattr(torture, "examine", lambda report: None)
     monkeypatch.setattr(sys, "argv", ["torture", "--sigkill=2", "--sigterm=1"])
     monkeypatch.delenv("XLA_FLAGS")

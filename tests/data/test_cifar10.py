@@ -1,4 +1,4 @@
-"""The real CIFAR-10: known facts of the loaded data, and what the experiments reach on it in an epoch or two."""
+"""The real CIFAR-10: known facts about the loaded data, and the accuracy of the experiments after one or two epochs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from cifar_flax.data import archive
 from cifar_flax.train import train_and_evaluate
 
 PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,12 +42,12 @@ def test_counts_and_class_names(cifar10):
     assert [len(split) for split in (cifar10.train, cifar10.validation, cifar10.test)] == [45_000, 5_000, 10_000]
     assert cifar10.class_names == CLASS_NAMES
     assert cifar10.image_shape == (32, 32, 3)
-    every = np.concatenate([cifar10.validation.labels, cifar10.train.labels])
-    assert np.bincount(every).tolist() == [5_000] * 10
+    all_labels = np.concatenate([cifar10.validation.labels, cifar10.train.labels])
+    assert np.bincount(all_labels).tolist() == [5_000] * 10
     assert np.bincount(cifar10.test.labels).tolist() == [1_000] * 10
 
 
-def test_the_official_order(cifar10):
+def test_official_order(cifar10):
     assert cifar10.validation.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
     assert cifar10.test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     first = cifar10.validation.images[0]
@@ -58,12 +58,12 @@ def test_the_official_order(cifar10):
 def test_validation_is_the_first_5000_training_images(cifar10):
     assert np.bincount(cifar10.validation.labels).tolist() == [505, 460, 519, 486, 519, 488, 519, 486, 520, 498]
     assert pixel_sum(cifar10.validation) == 1_850_223_105
-    whole = data.read("cifar10", None)
-    np.testing.assert_array_equal(whole.train.images[:5_000], cifar10.validation.images)
-    np.testing.assert_array_equal(whole.train.labels[5_000:], cifar10.train.labels)
+    source = data.read("cifar10", None)
+    np.testing.assert_array_equal(source.train.images[:5_000], cifar10.validation.images)
+    np.testing.assert_array_equal(source.train.labels[5_000:], cifar10.train.labels)
 
 
-def test_the_pixels(cifar10):
+def test_pixels(cifar10):
     assert pixel_sum(cifar10.validation, cifar10.train) == 18_540_682_003
     assert pixel_sum(cifar10.test) == 3_733_375_634
     images = np.concatenate([cifar10.validation.images, cifar10.train.images])
@@ -83,20 +83,20 @@ def first_losses(dataset, workdir):
     return line["train_loss"], line["validation_loss"]
 
 
-def test_the_authors_files_give_the_same_arrays(cifar10, tmp_path):
-    """Written in the authors' format from the loaded images, read back by the archive reader and by the .npz reader."""
-    whole = data.read("cifar10", None)
+def test_archive_and_npz_give_the_same_arrays(cifar10, tmp_path):
+    """Writes the loaded images in the authors' format and as .npz, and reads both files back."""
+    source = data.read("cifar10", None)
     folder = tmp_path / archive.FOLDER
     folder.mkdir()
-    images = np.concatenate([whole.train.images, whole.test.images])
-    labels = np.concatenate([whole.train.labels, whole.test.labels])
+    images = np.concatenate([source.train.images, source.test.images])
+    labels = np.concatenate([source.train.labels, source.test.labels])
     for i, name in enumerate((*archive.TRAIN, archive.TEST)):
         rows = slice(10_000 * i, 10_000 * (i + 1))
         pixels = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2)).reshape(-1, 3072)
         stored = {b"data": pixels, b"labels": labels[rows].tolist()}
         (folder / name).write_bytes(pickle.dumps(stored, protocol=2))
     (folder / archive.META).write_bytes(pickle.dumps({b"label_names": [n.encode() for n in CLASS_NAMES]}, protocol=2))
-    (train, test), npz = (whole.train, whole.test), tmp_path / "cifar10.npz"
+    (train, test), npz = (source.train, source.test), tmp_path / "cifar10.npz"
     np.savez(npz, x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels)
     for path in (folder, npz):
         read = data.read(str(path), None)
@@ -107,8 +107,8 @@ def test_the_authors_files_give_the_same_arrays(cifar10, tmp_path):
     assert first_losses(str(npz), tmp_path / "a") == first_losses("cifar10", tmp_path / "b")
 
 
-# (epochs, validation accuracy that must be passed, trainable parameters, running statistics)
-FLOORS = {
+# (epochs, accuracy that must be exceeded, trainable parameters, running statistics)
+EXPECTED = {
     "cnn": (2, 0.52, 528_054, 0),
     "cnn_augmented": (2, 0.45, 528_054, 0),
     "mlp": (2, 0.33, 3_590_642, 0),
@@ -116,9 +116,9 @@ FLOORS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOORS)
-def test_an_experiment_learns(name, cifar10, tmp_path):
-    epochs, floor, trainable, statistics = FLOORS[name]
+@pytest.mark.parametrize("name", EXPECTED)
+def test_experiment_learns(name, cifar10, tmp_path):
+    epochs, min_accuracy, trainable, statistics = EXPECTED[name]
     config = ["--config", f"experiments/{name}.py", f"--config.num_epochs={epochs}", "--workdir", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-m", "cifar_flax.main", *config], cwd=ROOT, env=environment, check=True)
@@ -127,5 +127,5 @@ def test_an_experiment_learns(name, cifar10, tmp_path):
     counts = ("num_train_examples", "num_validation_examples", "num_test_examples")
     assert [run[count] for count in counts] == [len(cifar10.train), len(cifar10.validation), len(cifar10.test)]
     assert (run["trainable_parameters"], run["non_trainable_parameters"]) == (trainable, statistics)
-    assert run["best_validation_accuracy"] > floor
-    assert run["test_accuracy"] > floor
+    assert run["best_validation_accuracy"] > min_accuracy
+    assert run["test_accuracy"] > min_accuracy

@@ -1,4 +1,4 @@
-"""The optimizers and schedules by name, against optax' own and numbers worked out by hand."""
+"""Optimizers and schedules, against optax and values computed by hand."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from cifar_flax.config import base_config, load_experiment
+from cifar_flax.cli.experiment import load_experiment
+from cifar_flax.config import base_config
 from cifar_flax.training.optimizers import SCHEDULES, make_optimizer, make_schedule
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
@@ -26,28 +27,28 @@ def optimizer(num_steps, **fields):
 
 
 def updates(transformation, steps):
-    """The update of each step, at constant gradients."""
-    state, every = transformation.init(PARAMS), []
+    """The updates of the first steps with constant gradients."""
+    state, all_updates = transformation.init(PARAMS), []
     for _ in range(steps):
         update, state = transformation.update(GRADS, state, PARAMS)
-        every.append(update)
-    return every
+        all_updates.append(update)
+    return all_updates
 
 
-def test_adam_is_optax_adam_with_keras_epsilon():
-    ours, expected = (
+def test_adam_matches_optax_adam_with_the_epsilon_of_keras():
+    adam, expected = (
         updates(transformation, 3)
         for transformation in (optimizer(10, optimizer="adam", learning_rate=1e-3), optax.adam(1e-3, eps=1e-7))
     )
-    for a, b in zip(ours, expected, strict=True):
+    for a, b in zip(adam, expected, strict=True):
         np.testing.assert_array_equal(a["kernel"], b["kernel"])
         np.testing.assert_array_equal(a["bias"], b["bias"])
-    # a gradient of 1e-6 shows the epsilon: 1e-6 / (1e-6 + 1e-7)
-    assert float(ours[0]["kernel"][0, 1]) == pytest.approx(-1e-3 / 1.1, rel=1e-4)
+    # a gradient of 1e-6 reveals the epsilon: 1e-6 / (1e-6 + 1e-7)
+    assert float(adam[0]["kernel"][0, 1]) == pytest.approx(-1e-3 / 1.1, rel=1e-4)
 
 
-def test_rmsprop_is_that_of_keras():
-    """The mean square after n steps at a gradient g is (1 - 0.9^n) g^2; Keras adds its epsilon below the root."""
+def test_rmsprop_matches_keras_rmsprop():
+    """After n steps with gradient g the mean square is (1 - 0.9^n) g^2; Keras adds epsilon under the root."""
     for n, update in enumerate(updates(optimizer(10, optimizer="rmsprop", learning_rate=1e-3), 3), 1):
         for gradient, step in ((0.5, update["kernel"][0, 0]), (1e-6, update["kernel"][0, 1])):
             mean_square = (1 - 0.9**n) * gradient**2
@@ -55,20 +56,20 @@ def test_rmsprop_is_that_of_keras():
 
 
 def test_sgd_has_nesterov_momentum():
-    """With momentum m the first steps are -lr g (1 + m) and -lr g (1 + m + m^2)."""
+    """With momentum m, the first steps are -lr g (1 + m) and -lr g (1 + m + m^2)."""
     first, second = updates(optimizer(10, optimizer="sgd", learning_rate=0.1), 2)
     assert float(first["bias"][0]) == pytest.approx(0.4 * 1.9)
     assert float(second["bias"][0]) == pytest.approx(0.4 * (1.9 + 0.81))
 
 
-def test_the_cosine_ends_at_the_last_step():
+def test_cosine_schedule_ends_at_the_last_step():
     steps = updates(optimizer(4, schedule="cosine"), 5)
-    rates = [abs(float(step["bias"][0])) for step in steps]  # Adam's step at a constant gradient is the rate
+    rates = [abs(float(step["bias"][0])) for step in steps]  # with a constant gradient, Adam's step is the rate
     np.testing.assert_allclose(rates, 1e-3 * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2, rtol=1e-5, atol=1e-9)
 
 
-def test_the_step_size_rises_in_the_warm_up_and_then_follows_the_schedule():
-    """Of 10 steps the first 4 rise from a fifth to the whole; the other 6 fall to a tenth."""
+def test_learning_rate_warms_up_and_then_follows_the_schedule():
+    """It rises from a fifth of the peak in 4 of 10 steps and falls to a tenth of the peak in the other 6."""
     fields = {"schedule": "linear", "learning_rate": 0.5, "warmup": 0.4, "start_scale": 0.2, "end_scale": 0.1}
     steps = updates(optimizer(10, **fields), 11)
     rates = [abs(float(step["bias"][0])) for step in steps]
@@ -76,20 +77,20 @@ def test_the_step_size_rises_in_the_warm_up_and_then_follows_the_schedule():
     np.testing.assert_allclose(rates, expected, rtol=1e-4)
 
 
-def test_a_warm_up_may_come_before_any_schedule_and_fill_the_run():
+def test_warmup_works_with_all_schedules_and_may_last_the_complete_run():
     for schedule in SCHEDULES:
-        rates = [make_schedule(base(schedule=schedule, warmup=share), 4)(0) for share in (0.0, 0.5, 1.0)]
+        rates = [make_schedule(base(schedule=schedule, warmup=warmup), 4)(0) for warmup in (0.0, 0.5, 1.0)]
         np.testing.assert_allclose(rates, [1e-3, 0, 0], rtol=1e-5)
 
 
-def test_weight_decay_is_decoupled_and_spares_biases():
+def test_weight_decay_of_adam_is_decoupled_and_skips_biases():
     plain, decayed = (updates(optimizer(10, learning_rate=0.1, weight_decay=decay), 1)[0] for decay in (0.0, 0.5))
     np.testing.assert_allclose(decayed["kernel"] - plain["kernel"], -0.1 * 0.5 * PARAMS["kernel"], rtol=1e-5)
     np.testing.assert_array_equal(decayed["bias"], plain["bias"])
 
 
-def test_weight_decay_of_sgd_is_in_the_gradient_of_all_parameters():
-    """The steps of torch.optim.SGD(nesterov=True): -lr (1 + m) (g + decay p) at first."""
+def test_weight_decay_of_sgd_is_added_to_all_gradients():
+    """As in torch.optim.SGD(nesterov=True), whose first step is -lr (1 + m) (g + decay p)."""
     first = updates(optimizer(10, optimizer="sgd", momentum=0.85, learning_rate=0.1, weight_decay=0.5), 1)[0]
     for name, params in PARAMS.items():
         np.testing.assert_allclose(first[name], -0.1 * 1.85 * (GRADS[name] + 0.5 * params), rtol=1e-5)
@@ -103,16 +104,16 @@ NETWORK = {
 
 
 def steps_of(num_steps, **fields):
-    """The first updates of NETWORK at gradients of one, with five steps an epoch."""
+    """The first updates of NETWORK with gradients of one and five steps per epoch."""
     transformation, grads = make_optimizer(base(**fields), 100, 5), jax.tree.map(jnp.ones_like, NETWORK)
-    state, every = transformation.init(NETWORK), []
+    state, all_updates = transformation.init(NETWORK), []
     for _ in range(num_steps):
         update, state = transformation.update(grads, state, NETWORK)
-        every.append(jax.tree.map(float, jax.tree.map(jnp.squeeze, update)))
-    return every
+        all_updates.append(jax.tree.map(float, jax.tree.map(jnp.squeeze, update)))
+    return all_updates
 
 
-def test_biases_of_batch_norm_take_larger_steps_and_decay_as_the_others():
+def test_batch_norm_biases_take_scaled_steps_with_unscaled_decay():
     sgd = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.1, "weight_decay": 0.5}
     update = steps_of(1, **sgd, norm_bias_scale=64.0)[0]
     assert update["conv1"]["bias"] == pytest.approx(-0.1 * (1 + 0.5 * 3))
@@ -122,18 +123,18 @@ def test_biases_of_batch_norm_take_larger_steps_and_decay_as_the_others():
     assert update["norm1"]["bias"] == pytest.approx(-6.4, rel=1e-5)
 
 
-def test_the_bias_of_whitening_stops_after_its_epochs():
-    """And with it its decay; 1.4 epochs of five steps are seven."""
+def test_whitening_bias_is_trained_only_in_its_epochs():
+    """Its weight decay ends as well. 1.4 epochs of five steps are seven steps."""
     fields = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.5}
-    moved = [step["whiten"]["bias"] != 0 for step in steps_of(10, **fields, whitening_epochs=1.4)]
-    assert moved == [True] * 7 + [False] * 3
+    changed = [step["whiten"]["bias"] != 0 for step in steps_of(10, **fields, whitening_epochs=1.4)]
+    assert changed == [True] * 7 + [False] * 3
     assert all(step["conv1"]["bias"] != 0 for step in steps_of(10, **fields, whitening_epochs=1.4))
     assert all(step["whiten"]["bias"] != 0 for step in steps_of(10, **fields))
 
 
-def test_airbench94_is_the_papers_listing():
-    """Its numbers per example, on the sum of the losses: the step, and the decay of parameters apart from it."""
-    config = load_experiment(str(Path(__file__).parents[1] / "experiments" / "airbench94.py"))
+def test_airbench94_has_the_hyperparameters_of_the_paper():
+    """The paper gives learning rate and decoupled weight decay per 1,024 examples, for the sum of the losses."""
+    config = load_experiment(str(Path(__file__).parents[2] / "experiments" / "airbench94.py"))
     per_1024 = 1024 * (1 + 1 / (1 - 0.85))
     step, decay = 11.5 / per_1024, 0.0153 * 1024 / per_1024
     assert config.learning_rate == pytest.approx(step * 1024)  # the mean's gradient is a 1024th of the sum's

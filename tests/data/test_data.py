@@ -1,4 +1,4 @@
-"""The sources: the drawings, any set of TFDS, the official order, and the cache in front of them."""
+"""The synthetic source, the TFDS source with the official order, and the cache."""
 
 import os
 import urllib.error
@@ -15,60 +15,60 @@ from cifar_flax.errors import BadInput
 
 
 def config(dataset, **fields):
-    made = base_config()
-    made.update(dataset=dataset, **fields)
-    return made
+    result = base_config()
+    result.update(dataset=dataset, **fields)
+    return result
 
 
 @pytest.fixture(scope="module")
-def drawings():
+def synthetic():
     return data.load(config("synthetic"))
 
 
-def test_the_drawings_counts_and_shapes(drawings):
-    for split, count in ((drawings.train, 8_000), (drawings.validation, 1_000), (drawings.test, 1_000)):
+def test_synthetic_counts_and_shapes(synthetic):
+    for split, count in ((synthetic.train, 8_000), (synthetic.validation, 1_000), (synthetic.test, 1_000)):
         assert split.images.shape == (count, 32, 32, 3)
         assert split.images.dtype == np.uint8
         assert split.labels.dtype == np.int32
         assert np.bincount(split.labels).tolist() == [count // 10] * 10
-    assert drawings.class_names[:2] == ("disk", "ring")
-    assert drawings.num_classes == 10
-    assert drawings.image_shape == (32, 32, 3)
+    assert synthetic.class_names[:2] == ("disk", "ring")
+    assert synthetic.num_classes == 10
+    assert synthetic.image_shape == (32, 32, 3)
 
 
-def test_the_drawings_are_the_same_each_time(drawings):
+def test_synthetic_images_are_always_the_same(synthetic):
     again = data.load(config("synthetic", seed=5))
-    np.testing.assert_array_equal(again.train.images, drawings.train.images)
-    np.testing.assert_array_equal(again.test.labels, drawings.test.labels)
+    np.testing.assert_array_equal(again.train.images, synthetic.train.images)
+    np.testing.assert_array_equal(again.test.labels, synthetic.test.labels)
 
 
-def test_no_drawing_is_in_two_splits(drawings):
-    every = [
-        image.tobytes() for split in (drawings.train, drawings.validation, drawings.test) for image in split.images
+def test_synthetic_images_are_distinct(synthetic):
+    images = [
+        image.tobytes() for split in (synthetic.train, synthetic.validation, synthetic.test) for image in split.images
     ]
-    assert len(set(every)) == len(every)
+    assert len(set(images)) == len(images)
 
 
-def test_no_colour_gives_a_drawing_away(drawings):
-    """The classes' mean colours differ by little of what images differ by."""
-    colours = drawings.train.images.mean((1, 2))
-    means = np.stack([colours[drawings.train.labels == label].mean(0) for label in range(10)])
-    assert means.std(0).max() < 0.15 * colours.std(0).min()
+def test_synthetic_colors_do_not_reveal_the_class(synthetic):
+    """The mean colors of the classes vary much less than the colors of the images."""
+    colors = synthetic.train.images.mean((1, 2))
+    means = np.stack([colors[synthetic.train.labels == label].mean(0) for label in range(10)])
+    assert means.std(0).max() < 0.15 * colors.std(0).min()
 
 
-def test_fewer_validation_images_leave_more_for_training():
+def test_fewer_validation_images_leave_more_training_images():
     smaller = data.load(config("synthetic", num_validation=400))
     assert (len(smaller.train), len(smaller.validation)) == (8_600, 400)
 
 
 LABELS = np.arange(60) % 4
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 1), np.uint8)  # 40 for training, 20 for testing
-STORED = np.random.default_rng(1).permutation(40)  # the training images' order on disk
+STORED = np.random.default_rng(1).permutation(40)  # order of the training images on disk
 
 
 @pytest.fixture(scope="module")
 def prepare(tmp_path_factory):
-    """A function that lets TFDS itself write a small set, without a network, and returns its data_dir."""
+    """A function that writes a small dataset with TFDS, without a network, and returns its data_dir."""
     import tensorflow as tf
     import tensorflow_datasets as real_tfds
 
@@ -103,7 +103,8 @@ def load_prepared(name, data_dir):
     return data.load(config(name, data_dir=data_dir, num_validation=10))
 
 
-def test_a_set_of_tfds_comes_in_official_order_with_its_own_shape_and_classes(prepare):
+@pytest.mark.medium
+def test_tfds_dataset_has_official_order_shape_and_classes(prepare):
     loaded = load_prepared("with_id", prepare("with_id", with_id=True))
     np.testing.assert_array_equal(loaded.validation.images, IMAGES[:10])
     np.testing.assert_array_equal(loaded.train.images, IMAGES[10:40])
@@ -113,13 +114,13 @@ def test_a_set_of_tfds_comes_in_official_order_with_its_own_shape_and_classes(pr
     assert loaded.class_names == ("a", "b", "c", "d")
 
 
-def test_a_set_without_an_id_keeps_its_stored_order(prepare):
+def test_tfds_dataset_without_id_keeps_its_stored_order(prepare):
     loaded = load_prepared("without_id", prepare("without_id"))
     np.testing.assert_array_equal(loaded.validation.images, IMAGES[STORED[:10]])
     np.testing.assert_array_equal(loaded.train.images, IMAGES[STORED[10:]])
 
 
-def test_the_newest_version_is_read_unless_one_is_named(prepare):
+def test_tfds_newest_version_is_the_default(prepare):
     for version in ("9.0.0", "10.0.0"):
         root = Path(prepare("versions", version=version))
     assert tfds._prepared_folder(root, "versions").name == "10.0.0"
@@ -128,41 +129,41 @@ def test_the_newest_version_is_read_unless_one_is_named(prepare):
 
 
 @pytest.mark.parametrize(
-    ("name", "fields", "complaint"),
+    ("name", "fields", "message"),
     [
-        ("ragged", {"image_shape": (None, None, 1)}, "equally large 8-bit images"),
+        ("ragged", {"image_shape": (None, None, 1)}, "8-bit images of one size"),
         ("untested", {"splits": ("train",)}, "not train and test"),
     ],
 )
-def test_a_set_of_another_kind_is_refused(name, fields, complaint, prepare):
-    with pytest.raises(BadInput, match=complaint):
+def test_unsupported_tfds_dataset_is_rejected(name, fields, message, prepare):
+    with pytest.raises(BadInput, match=message):
         load_prepared(name, prepare(name, **fields))
 
 
-def test_a_validation_split_that_leaves_nothing_is_refused(prepare):
+def test_validation_split_that_takes_all_images_is_rejected(prepare):
     with pytest.raises(BadInput, match=r"config.num_validation: 40 "):
         data.load(config("small", data_dir=prepare("small"), num_validation=40))
 
 
-def test_without_a_network_the_ways_out_are_named(tmp_path, monkeypatch):
+def test_missing_network_is_reported_with_alternatives(tmp_path, monkeypatch):
     def no_network(request, timeout):
         raise urllib.error.URLError("name resolution failed")
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    monkeypatch.setattr(tfds, "PATIENCE", 0.5)
+    monkeypatch.setattr(tfds, "DOWNLOAD_TIMEOUT", 0.5)
     with pytest.raises(BadInput, match=r"cifar10.*cannot be reached.*config.data_dir.*synthetic"):
         load_prepared("cifar10", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["cifar10:9.9.9", "huggingface:mnist", "food101"])
-def test_what_tfds_cannot_give_is_refused_before_any_download(name, tmp_path):
+def test_unavailable_tfds_name_is_rejected_before_a_download(name, tmp_path):
     with pytest.raises(BadInput, match=name):
         load_prepared(name, str(tmp_path))
 
 
-def test_a_name_that_tfds_does_not_know_is_refused(tmp_path):
+def test_unknown_tfds_name_is_rejected_with_similar_names(tmp_path):
     with pytest.raises(
-        BadInput, match=r"'cifar11' is neither 'synthetic' nor a set of TFDS; the nearest names are .*cifar10,"
+        BadInput, match=r"'cifar11' is neither 'synthetic' nor a TFDS dataset; the closest names are .*cifar10,"
     ):
         load_prepared("cifar11", str(tmp_path))
 
@@ -179,27 +180,27 @@ def source(value=0):
     return data.Source(train=split, test=split[:2], class_names=("a", "b", "c", "d"))
 
 
-def never():
-    raise AssertionError("was built again")
+def must_not_build():
+    raise AssertionError("was rebuilt")
 
 
-def test_what_is_cached_is_not_built_again(own_cache):
+def test_cached_source_is_not_rebuilt(own_cache):
     cache.load_or_build("set", "key", source)
-    cached = cache.load_or_build("set", "key", never)
+    cached = cache.load_or_build("set", "key", must_not_build)
     np.testing.assert_array_equal(cached.train.images, source().train.images)
     np.testing.assert_array_equal(cached.test.labels, [0, 1])
     assert cached.class_names == ("a", "b", "c", "d")
     assert cached.train.images.dtype == np.uint8
-    assert [path.name for path in own_cache.iterdir()] == ["set-key"]  # no temporary folder is left
+    assert [path.name for path in own_cache.iterdir()] == ["set-key"]  # no temporary folder remains
 
 
-def test_another_fingerprint_is_built_anew(own_cache):
+def test_source_with_another_fingerprint_is_rebuilt(own_cache):
     cache.load_or_build("set", "old", source)
     assert cache.load_or_build("set", "new", lambda: source(7)).train.images.max() == 7
 
 
 @pytest.mark.parametrize("damage", ["flip", "header", "dtype", "zip", "truncate", "empty", "delete", "meta"])
-def test_a_damaged_entry_is_built_again(damage, own_cache, capsys):
+def test_damaged_entry_is_rebuilt(damage, own_cache, capsys):
     cache.load_or_build("set", "key", source)
     file = own_cache / "set-key" / ("meta.json" if damage == "meta" else "train_images.npy")
     content = file.read_bytes()
@@ -218,28 +219,28 @@ def test_a_damaged_entry_is_built_again(damage, own_cache, capsys):
         file.write_bytes(damaged[damage])
     assert cache.load_or_build("set", "key", lambda: source(7)).train.images.max() == 7
     assert "damaged" in capsys.readouterr().err
-    assert cache.load_or_build("set", "key", never).train.images.max() == 7
+    assert cache.load_or_build("set", "key", must_not_build).train.images.max() == 7
 
 
-def test_the_first_of_two_that_decode_at_once_keeps_its_entry(own_cache):
-    def slower():
+def test_entry_written_during_decoding_is_kept(own_cache):
+    def build_after_another_process():
         cache.load_or_build("set", "key", source)
-        written.append((own_cache / "set-key").stat().st_ino)
+        inodes.append((own_cache / "set-key").stat().st_ino)
         return source()
 
-    written = []
-    cache.load_or_build("set", "key", slower)
-    assert (own_cache / "set-key").stat().st_ino == written[0]
+    inodes = []
+    cache.load_or_build("set", "key", build_after_another_process)
+    assert (own_cache / "set-key").stat().st_ino == inodes[0]
     assert len(list(own_cache.iterdir())) == 1
 
 
-def test_a_folder_that_cannot_be_written_only_costs_the_cache(own_cache, capsys):
+def test_unwritable_cache_is_not_an_error(own_cache, capsys):
     own_cache.write_text("a file")
     assert len(cache.load_or_build("set", "key", source).train) == 4
     assert "not cached" in capsys.readouterr().err
 
 
-def test_the_fingerprint_follows_the_files(tmp_path):
+def test_fingerprint_changes_with_the_files(tmp_path):
     (tmp_path / "a").write_text("one")
     before = cache.fingerprint(tmp_path)
     assert cache.fingerprint(tmp_path) == before
@@ -247,12 +248,12 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     assert cache.fingerprint(tmp_path) != before
 
 
-def test_the_second_start_reads_the_cache_without_tfds(prepare, own_cache, monkeypatch):
+def test_second_start_reads_the_cache_without_tfds(prepare, own_cache, monkeypatch):
     data_dir = prepare("second_start")
     load_prepared("second_start", data_dir)
-    monkeypatch.setattr(tfds, "_import_tfds", never)
+    monkeypatch.setattr(tfds, "_import_tfds", must_not_build)
     assert len(load_prepared("second_start", data_dir).test) == 20
     for file in Path(data_dir, "second_start").rglob("*.tfrecord*"):
-        os.utime(file)  # written again, perhaps with another content
-    with pytest.raises(AssertionError, match="was built again"):
+        os.utime(file)  # as if rewritten, possibly with other content
+    with pytest.raises(AssertionError, match="was rebuilt"):
         load_prepared("second_start", data_dir)

@@ -1,4 +1,4 @@
-"""Keras, which the reference was written in, computes the same: same weights, same numbers."""
+"""The models give the same results as the reference's Keras models with the same weights."""
 
 import flax.linen as nn
 import jax
@@ -7,13 +7,14 @@ import numpy as np
 import optax
 import pytest
 
-from cifar_flax.models import MODELS
+from cifar_flax.models import MODELS, has_setting
+from cifar_flax.ops import LOWERINGS
 from cifar_flax.training.metrics import cross_entropy
 
 pytestmark = pytest.mark.slow
 
 BATCH, CLASSES = 32, 10
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def keras():
 
 
 def keras_model(keras, name):
-    """The reference's cells, but for dropout, which is off here."""
+    """The models of the reference notebook, without dropout."""
     layers = keras.layers
 
     def conv(features, size, name, strides=1):
@@ -70,7 +71,7 @@ def keras_model(keras, name):
     return keras.Sequential([layers.Input((32, 32, 3)), *parts, layers.Dense(CLASSES, name="output")])
 
 
-# flax' name of each of a Keras layer's weights
+# name of a Keras weight -> (collection, name) in Flax
 WEIGHTS = {
     "kernel": ("params", "kernel"),
     "bias": ("params", "bias"),
@@ -82,7 +83,7 @@ WEIGHTS = {
 
 
 def to_flax(model, values=None):
-    """Keras' weights, or values in their order, as {"params": ..., "batch_stats": ...}."""
+    """A Keras model's weights, or values in the order of the weights, as {"params": ..., "batch_stats": ...}."""
     variables = {"params": {}, "batch_stats": {}}
     named = [(layer.name, weight) for layer in model.layers for weight in layer.weights]
     values = [weight.numpy() for _, weight in named] if values is None else values
@@ -92,12 +93,12 @@ def to_flax(model, values=None):
     return variables
 
 
-def assert_close(ours, keras_own):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), dict(ours), keras_own)
+def assert_close(result, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCES), dict(result), expected)
 
 
-def without_dropout(model, variables, images, labels):
-    """Our loss with gradients, logits and new statistics in training mode, every dropout an identity."""
+def train_without_dropout(model, variables, images, labels):
+    """((loss, (logits, new statistics)), gradients) of a Flax model in training mode, with dropout disabled."""
 
     def identity(next_function, args, kwargs, context):
         is_dropout = type(context.module).__name__ == "Dropout"
@@ -115,41 +116,43 @@ def without_dropout(model, variables, images, labels):
 
 @pytest.mark.parametrize("lowering", ["library", "patches"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "alexnet"])
-def test_same_weights_give_keras_numbers(keras, name, lowering):
+def test_model_matches_keras_with_the_same_weights(keras, name, lowering):
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    theirs = keras_model(keras, name)
-    variables = to_flax(theirs)
+    reference = keras_model(keras, name)
+    variables = to_flax(reference)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, 32, 32, 3)).astype(np.float32) / 255
     labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)
 
-    model = MODELS[name](CLASSES, lowering=lowering)
+    model = MODELS[name](CLASSES, **({"lowering": LOWERINGS[lowering]} if has_setting(name, "lowering") else {}))
     eval_logits = model.apply(jax.tree.map(jnp.asarray, variables), jnp.asarray(images), train=False)
-    np.testing.assert_allclose(eval_logits, theirs(images, training=False), **CLOSE)
+    np.testing.assert_allclose(eval_logits, reference(images, training=False), **TOLERANCES)
 
-    (loss, (logits, batch_stats)), grads = without_dropout(model, variables, jnp.asarray(images), jnp.asarray(labels))
+    (loss, (logits, batch_stats)), grads = train_without_dropout(
+        model, variables, jnp.asarray(images), jnp.asarray(labels)
+    )
     cross_entropy_of = keras.losses.CategoricalCrossentropy(from_logits=True)
     with tf.GradientTape() as tape:
-        their_logits = theirs(images, training=True)  # moves the running statistics
-        their_loss = cross_entropy_of(np.eye(CLASSES, dtype=np.float32)[labels], their_logits)
-    their_grads = tape.gradient(their_loss, theirs.trainable_variables)
-    np.testing.assert_allclose(logits, their_logits, **CLOSE)
-    np.testing.assert_allclose(loss, their_loss, **CLOSE)
-    assert_close(batch_stats, to_flax(theirs)["batch_stats"])
-    flat = {id(v): g for v, g in zip(theirs.trainable_variables, their_grads, strict=True)}
-    in_order = [flat.get(id(w), w) for layer in theirs.layers for w in layer.weights]
-    assert_close(grads, to_flax(theirs, in_order)["params"])
+        keras_logits = reference(images, training=True)  # updates the running statistics
+        keras_loss = cross_entropy_of(np.eye(CLASSES, dtype=np.float32)[labels], keras_logits)
+    keras_grads = tape.gradient(keras_loss, reference.trainable_variables)
+    np.testing.assert_allclose(logits, keras_logits, **TOLERANCES)
+    np.testing.assert_allclose(loss, keras_loss, **TOLERANCES)
+    assert_close(batch_stats, to_flax(reference)["batch_stats"])
+    grads_by_id = {id(v): g for v, g in zip(reference.trainable_variables, keras_grads, strict=True)}
+    in_order = [grads_by_id.get(id(w), w) for layer in reference.layers for w in layer.weights]
+    assert_close(grads, to_flax(reference, in_order)["params"])
 
     # Keras adds epsilon before its bias correction, optax after it
     step, b2, eps = 1, 0.999, 1e-7
     adam = optax.adam(1e-3, eps=eps / np.sqrt(1 - b2**step))
     if name == "alexnet":
-        # Before BatchNorm some biases have a gradient of zero but for rounding, and Adam's first step is its sign:
-        # what is compared here is the step, from the same gradients.
-        grads = to_flax(theirs, in_order)["params"]
+        # Before BatchNorm, the gradients of some biases are zero up to rounding, and Adam's first step is their sign.
+        # Therefore both optimizers get the same gradients.
+        grads = to_flax(reference, in_order)["params"]
     updates, _ = adam.update(grads, adam.init(variables["params"]), variables["params"])
     optimizer = keras.optimizers.Adam(1e-3)
-    optimizer.apply(their_grads, theirs.trainable_variables)
-    assert_close(optax.apply_updates(variables["params"], updates), to_flax(theirs)["params"])
+    optimizer.apply(keras_grads, reference.trainable_variables)
+    assert_close(optax.apply_updates(variables["params"], updates), to_flax(reference)["params"])

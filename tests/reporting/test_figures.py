@@ -1,4 +1,4 @@
-"""The pictures: what they say, in colours and without, and that nothing is cut off."""
+"""Figures: nothing is clipped, titles do not overlap, and color is not the only cue."""
 
 import matplotlib.image
 import numpy as np
@@ -21,8 +21,8 @@ EPOCHS = [
 ]
 
 FIGURES = {
-    "labelled": lambda: figures.labelled_images(images(30), RNG.integers(0, 3, 30), NAMES),
-    "few": lambda: figures.labelled_images(images(7, 1), RNG.integers(0, 3, 7), NAMES),
+    "labeled": lambda: figures.labeled_images(images(30), RNG.integers(0, 3, 30), NAMES),
+    "few": lambda: figures.labeled_images(images(7, 1), RNG.integers(0, 3, 7), NAMES),
     "augmented": lambda: figures.augmented_images(images(6), images(6)),
     "curves": lambda: figures.learning_curves(EPOCHS),
     "one_epoch": lambda: figures.learning_curves(EPOCHS[:1]),
@@ -36,21 +36,21 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_nothing_is_cut_off(name, tmp_path):
+def test_figure_is_not_clipped(name, tmp_path):
     figure = FIGURES[name]()
-    figures.save(figure, tmp_path / "figures" / "it.png")
-    written = matplotlib.image.imread(tmp_path / "figures" / "it.png")
-    assert figures.pixels(figure).shape == (1, *written.shape[:2], 3)
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["it.png"]
-    whole = figure.bbox.padded(1)
+    figures.save(figure, tmp_path / "figures" / "figure.png")
+    image = matplotlib.image.imread(tmp_path / "figures" / "figure.png")
+    assert figures.pixels(figure).shape == (1, *image.shape[:2], 3)
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["figure.png"]
+    bounds = figure.bbox.padded(1)
     for axis in figure.axes:
         box = axis.get_tightbbox()
-        assert whole.x0 <= box.x0 <= box.x1 <= whole.x1, (name, axis.get_title())
-        assert whole.y0 <= box.y0 <= box.y1 <= whole.y1, (name, axis.get_title())
+        assert bounds.x0 <= box.x0 <= box.x1 <= bounds.x1, (name, axis.get_title())
+        assert bounds.y0 <= box.y0 <= box.y1 <= bounds.y1, (name, axis.get_title())
 
 
-@pytest.mark.parametrize("name", ["labelled", "predictions"])
-def test_titles_do_not_run_into_each_other(name):
+@pytest.mark.parametrize("name", ["labeled", "predictions"])
+def test_titles_do_not_overlap(name):
     figure = FIGURES[name]()
     figures.pixels(figure)
     boxes = [axis.title.get_window_extent() for axis in figure.axes if axis.get_title()]
@@ -58,29 +58,29 @@ def test_titles_do_not_run_into_each_other(name):
     assert not overlapping
 
 
-def test_right_and_wrong_differ_in_colour_and_in_a_mark():
+def test_correct_and_wrong_predictions_differ_in_color_and_symbol():
     figure = figures.predictions(images(2), np.array([0, 1]), np.array([0, 0]), NAMES)
-    right, wrong = (axis.title for axis in figure.axes)
-    assert (right.get_text(), right.get_color()) == ("\N{CHECK MARK} airplane", figures.RIGHT)
+    correct, wrong = (axis.title for axis in figure.axes)
+    assert (correct.get_text(), correct.get_color()) == ("\N{CHECK MARK} airplane", figures.CORRECT)
     assert (wrong.get_text(), wrong.get_color()) == ("\N{MULTIPLICATION X} airplane\n(automobile)", figures.WRONG)
 
 
-def test_the_curves_mark_the_best_epoch():
+def test_learning_curves_mark_the_best_epoch():
     loss, accuracy = figures.learning_curves(EPOCHS).axes
     assert [line.get_label() for line in loss.lines] == ["train", "validation", "best epoch: 2"]
     np.testing.assert_allclose(loss.lines[1].get_ydata(), [1.5, 0.5, 1.5])
     np.testing.assert_allclose(accuracy.lines[0].get_ydata(), 0.3)
 
 
-def test_the_matrix_has_the_true_classes_in_its_rows():
+def test_rows_of_the_confusion_matrix_are_true_classes():
     axis = FIGURES["confusion"]().axes[0]
     texts = {text.get_position(): text.get_text() for text in axis.texts}
-    assert texts[1, 0] == "1"  # x 1, y 0: an airplane taken for an automobile
+    assert texts[1, 0] == "1"  # x 1, y 0: an airplane classified as an automobile
     assert axis.get_ylabel() == "true"
     assert "75.00%" in axis.get_title()
 
 
-def test_the_same_figure_is_the_same_svg():
-    one, other = (figures.svg(figures.learning_curve(EPOCHS, "loss")) for _ in range(2))
-    assert one == other
-    assert one.count("<svg") == 1
+def test_equal_figures_give_equal_svg():
+    first, second = (figures.svg(figures.learning_curve(EPOCHS, "loss")) for _ in range(2))
+    assert first == second
+    assert first.count("<svg") == 1

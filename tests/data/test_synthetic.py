@@ -1,4 +1,4 @@
-"""What the drawings are made for: the experiments stand apart on them as they do on photographs."""
+"""The experiments differ in accuracy on synthetic images as they do on photographs."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ import pytest
 from cifar_flax.main import parse
 from cifar_flax.train import train_and_evaluate
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.mark.slow
-def test_the_experiments_stand_apart_on_the_drawings(tmp_path, monkeypatch):
+def test_experiments_differ_in_accuracy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     accuracy = {}
     for name in ("mlp", "cnn", "cnn_augmented"):
@@ -24,7 +24,7 @@ def test_the_experiments_stand_apart_on_the_drawings(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_bfloat16_learns_as_float32_does(tmp_path):
+def test_bfloat16_learns_as_well_as_float32(tmp_path):
     accuracy = {}
     for dtype in ("float32", "bfloat16"):
         overrides = [f"--config.dtype={dtype}", "--config.num_epochs=3"]

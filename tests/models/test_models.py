@@ -1,4 +1,4 @@
-"""Every network: its shape, its parameters, its statistics, and that every experiment has a recorded count."""
+"""The models: shapes, parameters, statistics, and the number of parameters of each experiment."""
 
 import functools
 import re
@@ -9,27 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax.config import base_config, load_experiment
-from cifar_flax.models import MODELS
+from cifar_flax.cli.experiment import load_experiment
+from cifar_flax.config import base_config
+from cifar_flax.models import MODELS, has_setting, make_model, resolve_lowering
 from cifar_flax.models.airbench import Whiten, dirac_init
-from cifar_flax.ops.patches import LOWERINGS
+from cifar_flax.ops import LOWERINGS
 from cifar_flax.reporting.console import model_table
-from cifar_flax.train import resolve
-from cifar_flax.training.programs import make_model, resolve_lowering
+from cifar_flax.training.job import resolve_config
 from cifar_flax.training.state import count_parameters
 
-EXPERIMENTS = sorted(Path(__file__).parents[1].glob("experiments/*.py"))
+EXPERIMENTS = sorted(Path(__file__).parents[2].glob("experiments/*.py"))
 
-# (trainable, running statistics) on 32x32x3 images and ten classes: the reference's model.summary(), sections 1.4.1,
+# (trainable, statistics) on 32x32x3 images and ten classes, as in the reference's model.summary(), sections 1.4.1,
 # 1.5.1 and 1.7.1
 PARAMETER_COUNTS = {
     "mlp": (3_590_642, 0),
     "cnn": (528_054, 0),
     "cnn_augmented": (528_054, 0),
     "cnn_translated": (528_054, 0),
-    "cnn_tuned": (528_054, 2 * 3),  # mean and variance of each colour
+    "cnn_tuned": (528_054, 2 * 3),  # mean and variance of each color
     "alexnet": (21_591_114, 1_216),
-    "airbench94": (1_971_640 - 288, 288 + 2_304 + 2 * 3),  # the fixed kernel, of BatchNorm, of the inputs
+    "airbench94": (1_971_640 - 288, 288 + 2_304 + 2 * 3),  # the fixed kernel, BatchNorm, and the inputs
     "alexnet_tuned": (21_591_114, 1_216 + 2 * 3),
 }
 
@@ -43,7 +43,7 @@ LAYERS = {
 
 @functools.cache
 def init(name, lowering="library"):
-    model = MODELS[name](10, lowering=lowering)
+    model = MODELS[name](10, **({"lowering": LOWERINGS[lowering]} if has_setting(name, "lowering") else {}))
     return model, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
 
 
@@ -51,35 +51,36 @@ def random_images(count):
     return jax.random.uniform(jax.random.key(1), (count, 32, 32, 3))
 
 
-def test_every_model_and_every_experiment_has_a_recorded_count():
+def test_all_models_and_experiments_have_a_parameter_count():
     assert {path.stem for path in EXPERIMENTS} == set(PARAMETER_COUNTS)
     assert {load_experiment(str(path)).model for path in EXPERIMENTS} == set(MODELS)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_parameter_count(path):
-    model = make_model(resolve(load_experiment(str(path)), jax.devices()), 10)
+def test_parameter_count_is_as_recorded(path):
+    model = make_model(resolve_config(load_experiment(str(path)), jax.devices()), 10)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
     counts = count_parameters(variables["params"]), count_parameters(variables.get("batch_stats", {}))
     assert counts == PARAMETER_COUNTS[path.stem]
 
 
-def test_the_table_shows_layers_outputs_and_counts():
+def test_model_table_shows_outputs_and_parameter_counts():
     rows = [re.split(r"\s{2,}", line.strip()) for line in model_table(MODELS["alexnet"](10), (32, 32, 3)).splitlines()]
     assert ["conv1", "16 x 16 x 96", "2,688"] in rows
     assert ["norm5", "1 x 1 x 256", "512", "512"] in rows
     assert ["total", "21,591,114", "1,216"] in rows
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
-def test_layers_keep_their_names(name):
+def test_layer_names_are_stable(name):
     _, variables = init(name)
     assert set(variables["params"]) == LAYERS[name]
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("shape", "classes"), [((32, 32, 3), 10), ((32, 32, 3), 100), ((28, 28, 1), 10)])
-def test_logits_follow_the_dataset(name, shape, classes):
+def test_logits_match_the_number_of_classes_of_the_dataset(name, shape, classes):
     model = MODELS[name](classes)
 
     def logits():
@@ -91,6 +92,7 @@ def test_logits_follow_the_dataset(name, shape, classes):
     assert out.dtype == jnp.float32
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["mlp", "cnn", "alexnet"])
 def test_kernels_are_glorot_uniform_and_biases_zero(name):
     _, variables = init(name)
@@ -98,14 +100,15 @@ def test_kernels_are_glorot_uniform_and_biases_zero(name):
         np.testing.assert_array_equal(leaves["bias"], 0, err_msg=layer)
         if "kernel" in leaves:
             kernel = np.asarray(leaves["kernel"])
-            receptive = np.prod(kernel.shape[:-2], dtype=int)
-            limit = np.sqrt(6 / (receptive * (kernel.shape[-2] + kernel.shape[-1])))
+            receptive_field = np.prod(kernel.shape[:-2], dtype=int)
+            limit = np.sqrt(6 / (receptive_field * (kernel.shape[-2] + kernel.shape[-1])))
             assert 0.98 * limit < np.abs(kernel).max() <= limit, layer
             assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.1), layer
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
-def test_initialisation_is_decided_by_the_key(name):
+def test_initialization_depends_on_the_key(name):
     model = MODELS[name](10)
     images = jnp.zeros((1, 32, 32, 3))
     kernels = [model.init(jax.random.key(k), images, train=False)["params"]["output"]["kernel"] for k in (0, 0, 1)]
@@ -113,22 +116,24 @@ def test_initialisation_is_decided_by_the_key(name):
     assert not np.array_equal(kernels[0], kernels[2])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
-def test_statistics_move_in_training_only(name):
+def test_batch_norm_statistics_change_in_training_only(name):
     model, variables = init(name)
     images = random_images(4)
     rngs = {"dropout": jax.random.key(2)}
     _, trained = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
     _, evaluated = model.apply(variables, images, train=False, mutable=["batch_stats"])
     before = variables.get("batch_stats", {})
-    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, trained.get("batch_stats", {}))
-    assert all(all(leaves.values()) == layer.startswith("norm") for layer, leaves in moved.items())
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, trained.get("batch_stats", {}))
+    assert all(all(leaves.values()) == layer.startswith("norm") for layer, leaves in changed.items())
     assert bool(before) == (name in ("alexnet", "airbench"))
     jax.tree.map(np.testing.assert_array_equal, before, evaluated.get("batch_stats", {}))
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if hasattr(model, "dropout")])
-def test_dropout_acts_in_training_only(name):
+@pytest.mark.medium
+@pytest.mark.parametrize("name", [name for name in MODELS if has_setting(name, "dropout")])
+def test_dropout_is_active_in_training_only(name):
     model, variables = init(name)
     images = random_images(4)
 
@@ -143,21 +148,22 @@ def test_dropout_acts_in_training_only(name):
     np.testing.assert_array_equal(logits(False, 0), logits(False, 1))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("name", MODELS)
-def test_an_images_logits_do_not_depend_on_its_batch(name, lowering):
+def test_logits_of_an_image_do_not_depend_on_its_batch(name, lowering):
     model, variables = init(name, lowering)
     images = random_images(5)
-    together = model.apply(variables, images, train=False)
-    others = model.apply(variables, images.at[1:].set(0.5), train=False)
+    in_batch = model.apply(variables, images, train=False)
+    in_other_batch = model.apply(variables, images.at[1:].set(0.5), train=False)
     alone = model.apply(variables, images[:1], train=False)
-    np.testing.assert_array_equal(together[0], others[0])
-    np.testing.assert_allclose(
-        together[0], alone[0], rtol=1e-5, atol=1e-6
-    )  # a product of another size rounds otherwise
+    np.testing.assert_array_equal(in_batch[0], in_other_batch[0])
+    # matrix products of another size may round differently
+    np.testing.assert_allclose(in_batch[0], alone[0], rtol=1e-5, atol=1e-6)
 
 
-def test_batch_norm_of_equal_images_is_finite():
+@pytest.mark.medium
+def test_gradients_and_statistics_of_identical_images_are_finite():
     model, variables = init("alexnet")
 
     def loss(params):
@@ -174,19 +180,20 @@ def test_batch_norm_of_equal_images_is_finite():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, updates)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
-def test_bfloat16_computes_near_float32_and_returns_float32(name):
+def test_bfloat16_is_close_to_float32_and_returns_float32(name):
     model, variables = init(name)
-    half = MODELS[name](10, dtype=jnp.bfloat16)
+    bfloat16_model = MODELS[name](10, dtype=jnp.bfloat16)
     images = random_images(2)
-    exact, rounded = (m.apply(variables, images, train=False) for m in (model, half))
+    exact, rounded = (m.apply(variables, images, train=False) for m in (model, bfloat16_model))
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, atol=0.05 * float(np.abs(exact).max()) + 1e-3)
     assert not np.array_equal(rounded, exact)
 
 
 @pytest.mark.parametrize(
-    ("model", "lowering", "on_cpus", "elsewhere"),
+    ("model", "lowering", "on_cpu", "on_others"),
     [
         ("cnn", "auto", "patches", "library"),
         ("airbench", "auto", "winograd", "library"),
@@ -194,14 +201,15 @@ def test_bfloat16_computes_near_float32_and_returns_float32(name):
         ("cnn", "library", "library", "library"),
     ],
 )
-def test_auto_is_what_suits_the_network_on_cpus_and_the_library_elsewhere(model, lowering, on_cpus, elsewhere):
+def test_auto_lowering_depends_on_the_platform_and_the_model(model, lowering, on_cpu, on_others):
     config = base_config()
     config.update(model=model, lowering=lowering)
-    assert [resolve_lowering(config, platform) for platform in ("cpu", "gpu", "tpu")] == [on_cpus, *[elsewhere] * 2]
+    assert [resolve_lowering(config, platform) for platform in ("cpu", "gpu", "tpu")] == [on_cpu, *[on_others] * 2]
 
 
-def test_airbench_computes_nothing_that_its_poolings_drop():
-    """On maps of 31, 15 and 7 pixels the first convolution of a group leaves out the last row and column."""
+@pytest.mark.medium
+def test_airbench_does_not_compute_pixels_that_pooling_drops():
+    """On feature maps of side 31, 15 and 7, the first convolution of a group skips the last row and column."""
     model, variables = init("airbench")
     program = jax.make_jaxpr(lambda images: model.apply(variables, images, train=False))(random_images(1))
     convs = [equation for equation in program.eqns if equation.primitive.name == "conv_general_dilated"]
@@ -209,17 +217,17 @@ def test_airbench_computes_nothing_that_its_poolings_drop():
     assert [conv.outvars[0].aval.shape[1:3] for conv in convs] == [(side, side) for side in sides]
 
 
-def test_airbench_has_the_papers_number_of_parameters():
-    """1,971,640, of which the 288 of the whitening kernel lie among the statistics, as nothing trains them."""
+def test_airbench_has_the_parameter_count_of_the_paper():
+    """1,971,640, of which the 288 of the whitening kernel are stored as statistics because they are not trained."""
     variables = init("airbench")[1]
     assert variables["batch_stats"]["whiten"]["kernel"].shape == (2, 2, 3, 24)
     assert count_parameters(variables["params"]) + 288 == 1_971_640
 
 
 def test_whitened_patches_are_uncorrelated_and_of_unit_variance():
-    """Outputs i and 12 + i are negatives; small eigenvalues are held back by the 5e-4 added to them."""
+    """Output 12 + i is the negative of output i. The 5e-4 added to the eigenvalues damps the small ones."""
     images = np.asarray(random_images(200))
-    images = images + images[:, :, :, :1] + np.roll(images, 1, axis=1)  # neighbours and colours that go together
+    images = images + images[:, :, :, :1] + np.roll(images, 1, axis=1)  # correlated neighbors and colors
     outputs = Whiten(jnp.float32).init_with_output(jax.random.key(0), jnp.asarray(images))[0].reshape(-1, 24)
     np.testing.assert_allclose(outputs[:, 12:], -outputs[:, :12], atol=1e-5)
     patches = np.concatenate([images[:, i : 31 + i, j : 31 + j] for i in (0, 1) for j in (0, 1)], axis=-1)
@@ -228,7 +236,7 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance():
     np.testing.assert_allclose(np.cov(outputs[:, :12], rowvar=False), expected, atol=1e-3)
 
 
-def test_whitening_is_learned_from_the_images_that_init_is_given():
+def test_whitening_depends_on_the_images_given_to_init():
     kernels = [
         Whiten(jnp.float32).init(jax.random.key(0), images)["batch_stats"]["kernel"]
         for images in (random_images(3), random_images(3) ** 2)
@@ -236,12 +244,13 @@ def test_whitening_is_learned_from_the_images_that_init_is_given():
     assert not np.allclose(*kernels, rtol=0.1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 8), (8, 3)])
-def test_a_dirac_kernel_begins_as_the_identity_in_its_first_channels(inputs, outputs):
+def test_dirac_kernel_copies_the_first_channels(inputs, outputs):
     kernel = dirac_init(jax.random.key(0), (3, 3, inputs, outputs))
     images = jax.random.normal(jax.random.key(1), (2, 6, 5, inputs))
     convolved = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    same = min(inputs, outputs)
-    np.testing.assert_array_equal(convolved[..., :same], images[..., :same])
-    others = np.asarray(kernel[..., same:])
+    num_copied = min(inputs, outputs)
+    np.testing.assert_array_equal(convolved[..., :num_copied], images[..., :num_copied])
+    others = np.asarray(kernel[..., num_copied:])
     assert others.size == 0 or 0.9 < np.abs(others).max() * np.sqrt(9 * inputs) <= 1

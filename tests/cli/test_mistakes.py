@@ -1,4 +1,4 @@
-"""The commands as processes: every mistake is one line on stderr, exit code 2 and no traceback."""
+"""Invalid input to the commands, run as processes: one line on stderr, exit code 2, no traceback."""
 
 import os
 import subprocess
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_main import MISTAKES
+from mistakes import MISTAKES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -30,57 +30,57 @@ def assert_one_line(finished, *words):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_the_arguments(mistake, tmp_path):
+def test_invalid_argument_is_reported(mistake, tmp_path):
     arguments, words = MISTAKES[mistake]
     workdir = [] if mistake == "unknown_flag" else [f"--workdir={tmp_path / 'new'}"]
     assert_one_line(run("main", *arguments, *workdir), *words)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_batch_that_the_devices_do_not_divide(tmp_path):
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    finished = run("main", "--config.batch_size=30", f"--workdir={tmp_path / 'new'}", **four)
+def test_batch_size_that_the_devices_do_not_divide_is_reported(tmp_path):
+    four_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    finished = run("main", "--config.batch_size=30", f"--workdir={tmp_path / 'new'}", **four_devices)
     assert_one_line(finished, "config.batch_size", "30", "4 devices")
 
 
-def test_an_error_in_an_experiment_file(tmp_path):
+def test_error_in_an_experiment_file_is_reported(tmp_path):
     (tmp_path / "mine.py").write_text("import math\n\nrate = math.sqrt('x')\n")
     assert_one_line(run("main", "--config", tmp_path / "mine.py"), "mine.py, line 3", "TypeError")
 
 
-def test_an_unknown_dataset(tmp_path):
+def test_unknown_dataset_is_reported(tmp_path):
     finished = run("main", "--config.dataset=cifar11", f"--workdir={tmp_path / 'new'}")
     assert_one_line(finished, "config.dataset", "'cifar11'", "cifar10,")
 
 
-def test_no_network_and_no_data(tmp_path):
-    """A proxy that nobody answers stands for a missing network."""
-    nowhere = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+def test_missing_dataset_without_network_is_reported(tmp_path):
+    """A proxy that refuses connections simulates a missing network."""
+    no_network = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
     arguments = ["--config=experiments/cnn.py", f"--config.data_dir={tmp_path}", f"--workdir={tmp_path / 'new'}"]
-    finished = run("main", *arguments, **nowhere)
+    finished = run("main", *arguments, **no_network)
     assert_one_line(finished, "cifar10", "cifar-10-python.tar.gz", "--config.data_dir", "--config.dataset=synthetic")
 
 
 @pytest.mark.parametrize("name", ["set.npz", "cifar-10-python.tar.gz"])
-def test_a_data_file_that_is_cut_off(name, tmp_path):
+def test_truncated_data_file_is_reported(name, tmp_path):
     path = tmp_path / name
-    np.savez_compressed(tmp_path / "whole.npz", x_train=np.zeros((9, 8, 8, 3), np.uint8))
-    path.write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
+    np.savez_compressed(tmp_path / "complete.npz", x_train=np.zeros((9, 8, 8, 3), np.uint8))
+    path.write_bytes((tmp_path / "complete.npz").read_bytes()[:300])
     assert_one_line(run("main", f"--config.dataset={path}", f"--workdir={tmp_path / 'new'}"), path)
 
 
-def test_workdirs(tmp_path):
+def test_unusable_workdir_or_image_is_reported(tmp_path):
     workdir = tmp_path / "run"
-    short = ["--config=experiments/mlp.py:smoke", "--config.num_epochs=0.02", f"--workdir={workdir}"]
-    assert run("main", *short).returncode == 0
-    assert_one_line(run("main", *short, "--config.seed=5"), "--workdir", workdir, "seed: 0 -> 5")
-    assert_one_line(run("main", *short[:-1], f"--workdir={workdir / 'run.json'}"), "--workdir", "run.json")
-    assert_one_line(run("main", *short[:-1], "--workdir=/proc/run"), "--workdir", "/proc/run")
-    assert_one_line(run("predict", f"--workdir={workdir}", workdir / "run.json"), "run.json", "no picture")
+    short_run = ["--config=experiments/mlp.py:smoke", "--config.num_epochs=0.02", f"--workdir={workdir}"]
+    assert run("main", *short_run).returncode == 0
+    assert_one_line(run("main", *short_run, "--config.seed=5"), "--workdir", workdir, "seed: 0 -> 5")
+    assert_one_line(run("main", *short_run[:-1], f"--workdir={workdir / 'run.json'}"), "--workdir", "run.json")
+    assert_one_line(run("main", *short_run[:-1], "--workdir=/proc/run"), "--workdir", "/proc/run")
+    assert_one_line(run("predict", f"--workdir={workdir}", workdir / "run.json"), "run.json", "not a readable image")
     assert_one_line(run("predict", f"--workdir={workdir}"), "IMAGE")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
-def test_a_command_without_a_checkpoint(command, tmp_path):
+def test_workdir_without_a_checkpoint_is_reported(command, tmp_path):
     image = ["a.png"] if command == "predict" else []
     assert_one_line(run(command, f"--workdir={tmp_path}", *image), "--workdir", tmp_path)

@@ -1,0 +1,82 @@
+"""What a run reports while it trains: on the screen, in TensorBoard and in figures."""
+
+from contextlib import ExitStack
+from types import TracebackType
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cifar_flax.data import Dataset
+from cifar_flax.reporting import console
+from cifar_flax.reporting.run_figures import RunFigures
+from cifar_flax.resume import Position
+from cifar_flax.training.job import Job
+from cifar_flax.training.programs import Programs
+from cifar_flax.training.state import split_rng
+from cifar_flax.workdir.records import Records
+from cifar_flax.workdir.tensorboard import TensorBoard
+
+
+class RunLog:
+    """The loop calls `begin`, `compiled`, `epoch` and `end` in this order, and `progress` within each epoch."""
+
+    def __init__(self, job: Job, dataset: Dataset, config: ConfigDict, records: Records):
+        self._job, self._dataset, self._config, self._records = job, dataset, config, records
+        self._open = ExitStack()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def begin(self, position: Position) -> None:
+        """Shows what is trained from where, and opens TensorBoard, which loads while the programs are compiled."""
+        job = self._job
+        console.first_screen(self._config, self._dataset, list(job.mesh.devices.flat), self._records.workdir)
+        if position.step:
+            console.say(f"resuming after step {position.step:,} of {job.num_steps:,}\n")
+        console.say(console.model_table(job.model, self._dataset.image_shape))
+        self._tensorboard = self._open.enter_context(TensorBoard(self._records.workdir, position.step))
+        self._figures = RunFigures(self._records.workdir / "figures", self._tensorboard)
+
+    def compiled(self, programs: Programs, position: Position) -> None:
+        """Writes the missing events of a resumed run, or the figures of the inputs of a new one."""
+        console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
+        self._tensorboard.complete(position.epochs, position.state.params)
+        if position.step == 0:
+            self._tensorboard.write_config(self._config.to_dict())
+            self._figures.add_training_images(self._dataset)
+            if self._config.augment != "none":
+                key = split_rng(position.state.rng).augmentation
+                self._figures.add_augmented_images(self._dataset, self._job.augmentation, key)
+
+    def progress(self, position: Position) -> console.EpochProgress:
+        """The progress bar of the epoch that the position is in."""
+        job, epoch = self._job, len(position.epochs) + 1
+        first, last = job.steps_after(epoch - 1), job.steps_after(epoch)
+        return console.EpochProgress(
+            self._title(epoch), (position.step - first) * job.batch_size, (last - first) * job.batch_size
+        )
+
+    def epoch(self, position: Position) -> None:
+        """Shows the epoch that the position has just finished."""
+        self._tensorboard.write_epoch(position.epochs[-1], position.state.params)
+        console.epoch_line(self._title(len(position.epochs)), position.epochs)
+
+    def end(self, position: Position, test: dict[str, float], predicted: np.ndarray) -> None:
+        """Draws the curves and the test predictions.
+
+        Args:
+            position: the last one.
+            test: the fields of run.json about the test images.
+            predicted: the class of each test image, [N] int32.
+        """
+        self._tensorboard.write_test(position.step, test)
+        self._figures.add_curves(position.epochs, position.step)
+        self._figures.add_predictions(self._dataset, predicted, position.step, self._config.seed)
+
+    def _title(self, epoch: int) -> str:
+        return f"Epoch {epoch}/{self._job.num_epochs}"

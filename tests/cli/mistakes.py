@@ -1,0 +1,38 @@
+"""Invalid arguments of `cifar_flax.main`."""
+
+# name -> (arguments, words that the error message must contain)
+MISTAKES = {
+    "unknown_file": (["--config", "experiments/cn.py"], ["experiments/cn.py", "did you mean 'experiments/cnn.py'"]),
+    "no_file": (["--config"], ["--config", "expected one argument"]),
+    "empty_file": (["--config="], ["--config", "experiment file"]),
+    "unknown_variant": (["--config", "experiments/cnn.py:smok"], ["smok", "smoke"]),
+    "unknown_field": (["--config.bach_size=3"], ["--config.bach_size", "--config.batch_size"]),
+    "unknown_flag": (["--workdri=x"], ["--workdri", "--workdir"]),
+    "stray": (["stray"], ["stray"]),
+    "wrong_type": (["--config.batch_size=many"], ["--config.batch_size", "many"]),
+    "not_an_integer": (["--config.batch_size=1.5"], ["--config.batch_size", "1.5"]),
+    "model": (["--config.model=cn"], ["config.model", "'cn'", "'cnn'"]),
+    "optimizer": (["--config.optimizer=x"], ["config.optimizer", "'x'", "adam, rmsprop, sgd"]),
+    "schedule": (["--config.schedule=cosin"], ["config.schedule", "'cosine'"]),
+    "augment": (["--config.augment=flip"], ["config.augment", "shift_flip"]),
+    "lowering": (["--config.lowering=x"], ["config.lowering", "patches"]),
+    "dtype": (["--config.dtype=float16"], ["config.dtype", "bfloat16"]),
+    "not_a_boolean": (["--config.normalize=maybe"], ["--config.normalize", "'maybe'"]),
+    "dropout": (["--config.dropout=1"], ["config.dropout", "1", "in [0, 1)"]),
+    "momentum": (["--config.momentum=1"], ["config.momentum", "1", "in [0, 1)"]),
+    "average": (["--config.average_every=-5"], ["config.average_every", "-5"]),
+    "warmup": (["--config.warmup=1.5"], ["config.warmup", "1.5", "in [0, 1]"]),
+    "translation": (
+        ["--config.augment=translate_flip", "--config.max_translation=32"],
+        ["config.max_translation", "32", "at most 31"],
+    ),
+    "batch_size": (["--config.batch_size=0"], ["config.batch_size", "0", "an integer >= 1"]),
+    "large_batch": (["--config.batch_size=8001"], ["config.batch_size", "8001", "8000"]),
+    "epochs": (["--config.num_epochs=-1"], ["config.num_epochs", "-1"]),
+    "negative_rate": (["--config.learning_rate=-0.1"], ["config.learning_rate", "-0.1"]),
+    "nan_rate": (["--config.learning_rate=nan"], ["config.learning_rate", "nan"]),
+    "infinite_rate": (["--config.learning_rate=inf"], ["config.learning_rate", "inf"]),
+    "smoothing": (["--config.label_smoothing=1"], ["config.label_smoothing", "1"]),
+    "seed": (["--config.seed=-1"], ["config.seed", "-1"]),
+    "dataset": (["--config.dataset="], ["config.dataset", "synthetic"]),
+}  # fmt: skip

@@ -1,0 +1,128 @@
+"""The command line: flags, experiment files, error messages, exit codes, XLA options."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mistakes import MISTAKES
+
+from cifar_flax.cli.commandline import choose_xla_options
+from cifar_flax.config import base_config
+from cifar_flax.errors import BadInput
+from cifar_flax.main import main, parse
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _in_project_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_loads_with_overrides(name):
+    overrides = [
+        "--config.seed=7",
+        "--config.num_epochs",
+        "3",
+        "--config.data_dir=/data",
+        "--config.learning_rate=1e-2",
+    ]
+    config, workdir = parse(["--config", f"experiments/{name}.py", *overrides])
+    assert workdir == Path("runs", name)
+    assert config.experiment == name
+    assert (config.seed, config.num_epochs, config.data_dir, config.learning_rate) == (7, 3.0, "/data", 0.01)
+    assert isinstance(config.num_epochs, float)
+
+
+@pytest.mark.parametrize("variant", ["smoke", "demo"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_variant_uses_synthetic_images_and_its_own_workdir(name, variant):
+    config, workdir = parse(["--config", f"experiments/{name}.py:{variant}"])
+    assert workdir == Path("runs", f"{name}_{variant}")
+    assert config.dataset == "synthetic"
+
+
+def test_default_experiment_is_the_demo():
+    config, workdir = parse([])
+    assert (config.experiment, config.dataset, workdir) == (
+        "cnn_augmented",
+        "synthetic",
+        Path("runs/cnn_augmented_demo"),
+    )
+
+
+def test_only_data_dir_and_dropout_have_no_default():
+    config = base_config()
+    assert [field for field in config if config[field] is None] == ["data_dir", "dropout"]
+    assert config.get_type("data_dir") is str
+
+
+def test_help_lists_all_config_fields(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--help"])
+    assert exit_info.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"--config.{field}" in out for field in base_config())
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_invalid_argument_exits_with_code_2_and_one_line(mistake, capsys, tmp_path):
+    arguments, words = MISTAKES[mistake]
+    code = main([*arguments, *([] if "--workdri" in arguments[0] else [f"--workdir={tmp_path / 'new'}"])])
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.err.count("\n") == 1
+    assert all(word in captured.err for word in words), captured.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config(:\n", ["line 1", "SyntaxError"]),
+        ("import nothing_of_that_name\n", ["line 1", "nothing_of_that_name"]),
+        ("from cifar_flax.config import base_config\n\ndef get_config():\n    config = base_config()\n"
+         "    config.modle = 'cnn'\n    return config\n", ["line 5", "modle", "model"]),
+        ("def get_config():\n    return None\n", ["NoneType"]),
+        ("x = 1\n", ["get_config"]),
+    ],
+)  # fmt: skip
+def test_error_in_an_experiment_file_is_reported_with_its_line(text, words, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(BadInput) as error:
+        parse(["--config", str(file)])
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in ["mine.py", *words]), error.value
+
+
+def test_xla_options_are_set_and_those_of_the_user_are_kept(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=somewhere")
+    choose_xla_options()
+    options = os.environ["XLA_FLAGS"].split()
+    assert options[0] == "--xla_dump_to=somewhere"
+    assert len(options) == 2
+    for user_options in (os.environ["XLA_FLAGS"], "--xla_backend_extra_options=xla_cpu_disable_slp_vectorizer"):
+        monkeypatch.setenv("XLA_FLAGS", user_options)
+        choose_xla_options()
+        assert os.environ["XLA_FLAGS"] == user_options
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_closed_output_pipe_ends_the_command_quietly(flush):
+    """As with `| head -1`: the pipe closes while the command still writes, or before its last lines are flushed."""
+    command = f"print('first', flush=True), sys.stdin.read(), print('second', flush={flush})"
+    code = (
+        f"import sys; from cifar_flax.cli.commandline import exit_code; sys.exit(exit_code(lambda argv: ({command})))"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "first\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

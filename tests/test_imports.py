@@ -1,0 +1,54 @@
+"""The layers of the package: imports run one way, and importing it costs nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# From the bottom up. A module imports from its own wing and from the layers below.
+LAYERS = (
+    ("errors", "ops"),
+    ("config", "interruption", "data", "models"),
+    ("training",),
+    ("workdir", "cli"),
+    ("resume", "inference"),
+    ("reporting",),
+    ("train",),
+    ("main", "sweep", "evaluate", "predict", "export", "report"),
+)
+LAYER_OF = {wing: layer for layer, wings in enumerate(LAYERS) for wing in wings}
+NEVER = {"training": {"workdir", "reporting", "os", "io", "pathlib", "shutil"}, "workdir": {"training", "models"}}
+
+
+def imports(path):
+    """Wings of the package, and other top-level modules, that a file imports."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    for parent, alias in ((node, alias) for node in nodes for alias in node.names):
+        name = alias.name if isinstance(parent, ast.Import) else f"{parent.module}.{alias.name}"
+        yield name.split(".")[name.startswith("cifar_flax.")]
+
+
+def test_imports_run_one_way():
+    for path in (ROOT / "cifar_flax").rglob("*.py"):
+        wing = path.relative_to(ROOT / "cifar_flax").parts[0].removesuffix(".py")
+        for other in [] if wing == "__init__" else imports(path):
+            assert other == wing or LAYER_OF.get(other, -1) < LAYER_OF[wing], f"{path} imports {other}"
+            assert other not in NEVER.get(wing, ()), f"{path} imports {other}"
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_package_is_instant_and_touches_no_library():
+    loaded = python("import sys; before = set(sys.modules); import cifar_flax; print(set(sys.modules) - before)")
+    assert loaded.strip() == "{'cifar_flax'}"
+
+
+def test_the_loop_imports_without_tensorflow_and_without_a_device():
+    assert "False False" in python(
+        "import sys, cifar_flax.train, jax._src.xla_bridge as bridge;"
+        "print('tensorflow' in sys.modules, bool(bridge._backends))"
+    )
