@@ -93,7 +93,7 @@ def load_run(workdir: str | Path) -> Classifier:
     if missing:
         raise BadInput(f"--workdir: {workdir / 'run.json'} lacks {', '.join(missing)}; train the run again")
     which = "best" if records.config.get("num_validation") else "latest"
-    if not any((workdir / "checkpoints" / which).glob("[0-9]*")):
+    if not any(path.name.isdecimal() for path in (workdir / "checkpoints" / which).glob("*")):
         raise BadInput(f"--workdir: the run in {workdir} has no checkpoint yet; wait for the end of its first epoch")
     config, device = ConfigDict(with_defaults(records.config)), jax.devices()[0]
     if run["platform"] != device.platform:
@@ -113,7 +113,9 @@ def _read(workdir: Path, which: str, like: Any) -> tuple[TrainState, dict[str, A
         try:
             (state, _), progress = read(manager, manager.latest_step(), like)
         except Damaged as error:
-            raise BadInput(f"--workdir: {error}; if the run is being trained, try again, else train it anew") from error
+            raise BadInput(
+                f"--workdir: {error}; if the run is being trained, try again; else train it in another workdir"
+            ) from error
     return state, progress
 
 
@@ -128,9 +130,10 @@ def load_split(classifier: Classifier, name: str, data_dir: str | None = None) -
     Raises:
         BadInput: the dataset cannot be loaded, or its images have another shape than the run's.
     """
+    config = classifier.config.copy_and_resolve_references()
     if data_dir:
-        classifier.config.update(data_dir=data_dir)
-    split: Split = getattr(load(classifier.config), name)
+        config.update(data_dir=data_dir)
+    split: Split = getattr(load(config), name)
     if split.images.shape[1:] != classifier.image_shape:
         shape, expected = list(split.images.shape[1:]), list(classifier.image_shape)
         raise BadInput(f"--data_dir: the images are {shape}, those of the run {expected}; name the run's dataset")

@@ -183,6 +183,12 @@ def test_workdir_without_a_checkpoint_is_reported_and_not_changed(command, kind,
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_data_dir_of_a_command_does_not_change_the_config_of_the_run(workdir):
+    classifier = load_run(workdir)
+    load_split(classifier, "test", data_dir="/elsewhere")
+    assert classifier.config.data_dir is None
+
+
 def test_images_of_another_shape_are_rejected(workdir, tiny_dataset, monkeypatch):
     gray = replace(tiny_dataset, test=replace(tiny_dataset.test, images=tiny_dataset.test.images[..., :1]))
     monkeypatch.setattr(inference, "load", lambda config: gray)

@@ -203,6 +203,31 @@ def test_run_can_be_interrupted_repeatedly(finished_run, tiny_config, tmp_path, 
 
 
 @pytest.mark.medium
+def test_run_whose_output_is_cut_off_counts_as_interrupted(finished_run, tiny_config, tmp_path, monkeypatch):
+    """As by `| head`: the reader of stdout went away, nothing is wrong with the workdir."""
+    with monkeypatch.context() as patch:
+
+        def raise_broken_pipe(*arguments):
+            raise BrokenPipeError
+
+        patch.setattr(console, "epoch_line", raise_broken_pipe)
+        with pytest.raises(BrokenPipeError):
+            train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert run_of(tmp_path)["status"] == "interrupted"
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert_same_run(tmp_path, finished_run)
+
+
+@pytest.mark.medium
+def test_non_finite_test_loss_ends_the_run_as_diverged(tiny_config, tmp_path, monkeypatch):
+    evaluate_split = programs.evaluate_split
+    monkeypatch.setattr(programs, "evaluate_split", lambda *args: evaluate_split(*args)._replace(loss=math.nan))
+    with pytest.raises(Diverged, match=r"^the test loss is not finite$"):
+        train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert run_of(tmp_path)["status"] == "diverged"
+
+
+@pytest.mark.medium
 def test_second_signal_stops_the_run_immediately(tiny_config, tmp_path, monkeypatch, single_steps):
     def raise_twice(self, *arguments):
         signal.raise_signal(signal.SIGINT)

@@ -74,7 +74,7 @@ def exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str] | 
         print(f"{error}; the state is saved, the same command resumes from here", file=sys.stderr)
         return 128 + error.signal_number
     except KeyboardInterrupt:
-        print("interrupted at once; the same command continues from the last checkpoint", file=sys.stderr)
+        print("interrupted at once; run the same command again", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush does not fail

@@ -70,12 +70,14 @@ def check_sizes(config: ConfigDict, num_train: int, image_shape: tuple[int, int,
     """Checks the fields that depend on the training set and on the devices.
 
     Raises:
-        BadInput: a batch larger than the training set, a batch that the devices do not divide, or a translation as
-            large as the image.
+        BadInput: a batch is larger than the training set or not divided by the devices, there are no steps or too many,
+            or a translation is as large as the image.
     """
     _require(
         config.batch_size <= num_train, config, "batch_size", f"at most the number of training images, {num_train}"
     )
+    num_steps = config.num_epochs * (num_train // config.batch_size)
+    _require(0.5e-6 < num_steps < 2**31, config, "num_epochs", "a number that gives 1 to 2147483647 training steps")
     if config.augment == "translate_flip":
         limit = min(image_shape[:2]) - 1
         _require(config.max_translation <= limit, config, "max_translation", f"at most {limit} for images of this size")

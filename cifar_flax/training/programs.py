@@ -1,5 +1,6 @@
 """The compiled functions of a run and the images in device memory."""
 
+import math
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_flax.data import Dataset
+from cifar_flax.errors import Diverged
 from cifar_flax.training.evaluation import PlacedSplit, evaluate_split, make_evaluate, place_split
 from cifar_flax.training.job import Job
 from cifar_flax.training.metrics import Metrics
@@ -44,22 +46,31 @@ def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Datase
         make_evaluate, job.model, num_classes=dataset.num_classes, batch_size=config.eval_batch_size, mesh=job.mesh
     )
     start = time.perf_counter()
+    train_steps = make_train_steps(job).lower(state, metrics, train.images, train.labels, np.int32(0)).compile()
+    compiled_evaluate = evaluate().lower(state.params, state.batch_stats, *validation).compile()
+    compile_seconds = time.perf_counter() - start
     return Programs(
-        train_steps=make_train_steps(job).lower(state, metrics, train.images, train.labels, np.int32(0)).compile(),
-        evaluate=evaluate().lower(state.params, state.batch_stats, *validation).compile(),
+        train_steps=train_steps,
+        evaluate=compiled_evaluate,
         evaluate_tta=None if config.tta == "none" else evaluate(tta=config.tta),
         train=train,
         validation=validation,
         test=test,
-        compile_seconds=time.perf_counter() - start,
+        compile_seconds=compile_seconds,
     )
 
 
 def evaluate_test(programs: Programs, network: Any) -> tuple[dict[str, float], np.ndarray]:
-    """The fields of run.json about the test images, and the classes [N] int32 predicted without augmentation."""
+    """The fields of run.json about the test images, and the classes [N] int32 predicted without TTA.
+
+    Raises:
+        Diverged: a test loss is not finite.
+    """
     test = evaluate_split(programs.evaluate, network, programs.test)
     fields = {"test_loss": test.loss, "test_accuracy": test.accuracy}
     if programs.evaluate_tta:
         test_tta = evaluate_split(programs.evaluate_tta, network, programs.test)
         fields |= {"tta_test_loss": test_tta.loss, "tta_test_accuracy": test_tta.accuracy}
+    if not all(math.isfinite(value) for value in fields.values()):
+        raise Diverged("the test loss is not finite")
     return fields, test.predicted

@@ -140,7 +140,7 @@ class Records:
         try:
             self.update(status="running")
             yield
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, BrokenPipeError):  # the last: the reader of stdout went away
             self._end(status="interrupted")
             raise
         except Diverged as error:

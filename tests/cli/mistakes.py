@@ -28,6 +28,8 @@ MISTAKES = {
     ),
     "batch_size": (["--config.batch_size=0"], ["config.batch_size", "0", "an integer >= 1"]),
     "large_batch": (["--config.batch_size=8001"], ["config.batch_size", "8001", "8000"]),
+    "no_step": (["--config.num_epochs=1e-10"], ["config.num_epochs", "1e-10", "training steps"]),
+    "too_many_steps": (["--config.num_epochs=1e308"], ["config.num_epochs", "1e+308", "training steps"]),
     "epochs": (["--config.num_epochs=-1"], ["config.num_epochs", "-1"]),
     "negative_rate": (["--config.learning_rate=-0.1"], ["config.learning_rate", "-0.1"]),
     "nan_rate": (["--config.learning_rate=nan"], ["config.learning_rate", "nan"]),
