@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# From the bottom up. A module imports from its own wing and from the layers below.
+# From the bottom up. A module imports from its own subpackage and from the layers below.
 LAYERS = (
     ("errors", "ops"),
     ("config", "interruption", "data", "models"),
@@ -18,12 +18,12 @@ LAYERS = (
     ("train",),
     ("main", "sweep", "evaluate", "predict", "export", "report"),
 )
-LAYER_OF = {wing: layer for layer, wings in enumerate(LAYERS) for wing in wings}
+LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 NEVER = {"training": {"workdir", "reporting", "os", "io", "pathlib", "shutil"}, "workdir": {"training", "models"}}
 
 
 def imports(path):
-    """Wings of the package, and other top-level modules, that a file imports."""
+    """The first part below cifar_flax, or else the top-level package, of all modules that a file imports."""
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
     for parent, alias in ((node, alias) for node in nodes for alias in node.names):
         name = alias.name if isinstance(parent, ast.Import) else f"{parent.module}.{alias.name}"
@@ -31,11 +31,12 @@ def imports(path):
 
 
 def test_imports_run_one_way():
-    for path in (ROOT / "cifar_flax").rglob("*.py"):
-        wing = path.relative_to(ROOT / "cifar_flax").parts[0].removesuffix(".py")
-        for other in [] if wing == "__init__" else imports(path):
-            assert other == wing or LAYER_OF.get(other, -1) < LAYER_OF[wing], f"{path} imports {other}"
-            assert other not in NEVER.get(wing, ()), f"{path} imports {other}"
+    for path in sorted((ROOT / "cifar_flax").rglob("*.py")):
+        importer = path.relative_to(ROOT / "cifar_flax").parts[0].removesuffix(".py")
+        for imported in [] if importer == "__init__" else imports(path):
+            below = LAYER_OF.get(imported, -1) < LAYER_OF[importer]
+            assert imported == importer or below, f"{path} imports {imported}"
+            assert imported not in NEVER.get(importer, ()), f"{path} imports {imported}"
 
 
 def python(code):
