@@ -12,7 +12,7 @@ from cifar_flax.errors import BadInput
 from cifar_flax.training.job import Job, abstract_state, init_state, zero_metrics
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.sharding import replicated
-from cifar_flax.training.state import TrainState
+from cifar_flax.training.state import TrainState, count_parameters
 from cifar_flax.workdir.checkpoints import Checkpoints, Damaged, damaged_folder, newest, read, save, set_aside
 from cifar_flax.workdir.epochs import best_of, validated
 from cifar_flax.workdir.identity import differences
@@ -62,7 +62,7 @@ class SavedPositions:
         self._checkpoints.close()
 
     def restore_or_init(self, images: np.ndarray) -> Position:
-        """The newest intact position, or the one before the first step. Removes later lines from metrics.jsonl.
+        """The newest intact position, or the one before the first step, to which the records are reset.
 
         Args:
             images: [N, H, W, C] uint8, the training images, as `init_state` takes them.
@@ -81,6 +81,10 @@ class SavedPositions:
             self._refuse_other_config(progress["config"])
             position = Position(state, metrics, progress["epochs"], progress["seconds"])
             self._ensure_best_checkpoint(position)
+        self._records.update(
+            trainable_parameters=count_parameters(position.state.params),
+            non_trainable_parameters=count_parameters(position.state.batch_stats),
+        )
         self._records.write_epochs(position.epochs, self._job.batch_size)
         self._last_saved = position.seconds
         return position

@@ -29,7 +29,6 @@ from cifar_flax.training.checks import check_config, check_sizes
 from cifar_flax.training.evaluation import evaluate_split
 from cifar_flax.training.job import Job, make_job, resolve_config, zero_metrics
 from cifar_flax.training.programs import Programs, evaluate_test, make_programs
-from cifar_flax.training.state import count_parameters
 from cifar_flax.training.steps import what_diverged
 from cifar_flax.workdir.environment import environment
 from cifar_flax.workdir.identity import describe_run, only_adds_epochs, refuse_other_config
@@ -91,10 +90,6 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device]) -> No
         RunLog(job, dataset, config, records) as log,
     ):
         position = saved.restore_or_init(dataset.train.images)
-        records.update(
-            trainable_parameters=count_parameters(position.state.params),
-            non_trainable_parameters=count_parameters(position.state.batch_stats),
-        )
         log.begin(position)
         programs = make_programs(job, position.state, position.metrics, dataset, config)
         records.update(compile_seconds=programs.compile_seconds)
