@@ -171,8 +171,8 @@ def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
 
 
-def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """The confusion matrix [K, K]; rows are the true classes, columns the predicted ones."""
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], title: str = "Accuracy") -> Figure:
+    """The confusion matrix [K, K] under its accuracy; rows are the true classes, columns the predicted ones."""
     with mpl.rc_context(STYLE):
         many = len(class_names)
         side = max(6.0, 0.62 * many) if many <= 20 else 12.0
@@ -182,7 +182,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
         fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         drawn = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         figure.colorbar(drawn, ax=axis, label="fraction of the true class", shrink=0.8)
-        axis.set(title=f"Accuracy {np.trace(counts) / counts.sum():.2%}", xlabel="predicted", ylabel="true")
+        axis.set(title=f"{title} {np.trace(counts) / counts.sum():.2%}", xlabel="predicted", ylabel="true")
         if many <= 20:
             axis.set_xticks(range(many), class_names, rotation=45, ha="right", rotation_mode="anchor")
             axis.set_yticks(range(many), class_names)

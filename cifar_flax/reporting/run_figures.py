@@ -46,4 +46,4 @@ class RunFigures:
         images, labels = test.images[shown], test.labels[shown]
         self._add("predictions", figures.predictions(images, labels, predicted[shown], names), step)
         counts = figures.count_confusions(test.labels, predicted, len(names))
-        self._add("confusion_matrix", figures.confusion_matrix(counts, names), step)
+        self._add("confusion_matrix", figures.confusion_matrix(counts, names, title="Test accuracy"), step)
