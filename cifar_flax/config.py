@@ -28,7 +28,7 @@ def base_config() -> ConfigDict:
     config.model = "cnn"
     # dtype of the computation, float32 or bfloat16. Parameters are always float32.
     config.dtype = "float32"
-    # How convolutions are computed: library (XLA), patches (im2col), winograd, or auto, the fastest for the device.
+    # How convolutions are computed: library (XLA), patches (im2col), winograd, or auto (library; on CPUs by model).
     config.lowering = "auto"
     # Whether images are standardized with the per-channel mean and standard deviation of the training images.
     config.normalize = False

@@ -167,13 +167,17 @@ class SavedPositions:
                 set_aside(best, stored, error)
         if _is_best(position):  # the run may have ended between the two checkpoints of an epoch
             self._keep_if_best(position)
-        elif step in latest.all_steps():
-            save(best, step, *read(latest, step, self._like))
-        else:
-            raise BadInput(
-                f"--workdir: the best checkpoint, step {step}, is damaged or missing and cannot be rebuilt; restore it "
-                f"in {best.directory}, or choose another workdir to train from the start"
-            )
+            return
+        try:
+            if step in latest.all_steps():
+                save(best, step, *read(latest, step, self._like))
+                return
+        except Damaged as error:
+            set_aside(latest, step, error)
+        raise BadInput(
+            f"--workdir: the best checkpoint, step {step}, is damaged or missing and cannot be rebuilt; restore it in "
+            f"{best.directory}, or choose another workdir to train from the start"
+        )
 
 
 def _is_best(position: Position) -> bool:

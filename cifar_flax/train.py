@@ -37,7 +37,7 @@ from cifar_flax.workdir.records import Records
 
 # Long enough to hide the cost of a call, short enough to show progress and to react to signals.
 CHUNK_SECONDS = 2.0
-FIRST_CHUNK = 1  # steps, before the speed is known
+FIRST_CHUNK = 1  # steps, in each epoch, before its speed is known
 
 
 def train_and_evaluate(
@@ -121,15 +121,13 @@ def train_epoch(
     """
     step, stop = position.step, job.steps_after(len(position.epochs) + 1)
     chunk, chunk_seconds = FIRST_CHUNK, min(CHUNK_SECONDS, saved.interval)
-    if position.epochs:
-        chunk = steps_in(chunk_seconds, position.epochs[-1]["images_per_second"] / job.batch_size)
     with log.progress(position) as progress:
         while step < stop:
             first, seconds = step, position.seconds
             step = min(step + chunk, stop)
             position = train_chunk(programs, position, step)
             speed = (step - first) / (position.seconds - seconds)  # steps per second
-            chunk = steps_in(chunk_seconds, speed)
+            chunk = max(1, round(chunk_seconds * speed))
             loss, accuracy = position.metrics.means()
             progress.update(int(position.metrics.num_images), loss, accuracy, speed * job.batch_size)
             if step < stop and (saved.is_due(position) or interruption.received):
@@ -151,10 +149,6 @@ def train_chunk(programs: Programs, position: Position, stop: int) -> Position:
     if diverged:  # reading it waits for the device
         raise Diverged(f"{what_diverged(state)} (epoch {len(position.epochs) + 1}) is not finite")
     return Position(state, metrics, position.epochs, position.seconds + time.perf_counter() - start)
-
-
-def steps_in(seconds: float, steps_per_second: float) -> int:
-    return max(1, round(seconds * steps_per_second))
 
 
 def finish_epoch(job: Job, programs: Programs, position: Position) -> Position:

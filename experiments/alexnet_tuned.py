@@ -1,6 +1,6 @@
 """The reference's AlexNet with a better recipe and the same number of epochs.
 
-Source:      the network of experiments/alexnet.py; the recipe was chosen on validation images (docs/results.md)
+Source:      the network of experiments/alexnet.py; the recipe was transferred from cnn_tuned (docs/results.md)
 Result:      85.11 % test accuracy, seed 0 (docs/results.md)
 Network:     convolutions (96, 256, 384, 384, 256); three max-pools with BatchNorm; 4096, 4096, dropout 0.4 each; 10
 Parameters:  21,591,114 trainable and 1,222 statistics, of which 6 are of the inputs

@@ -8,7 +8,8 @@ A model is a linen module whose first field is `num_classes`. It declares which 
     dropout: the rate of its dropout layers.
 
 It is called with images [B, H, W, C] float32, in [0, 1] or standardized (`config.normalize`), and `train`, and returns
-logits [B, num_classes] float32. With `train=True` it gets a `dropout` rng and may update `batch_stats`.
+logits [B, num_classes] float32. With `train=True` it gets a `dropout` rng and may update `batch_stats`. The fields
+`norm_bias_scale` and `whitening_epochs` act on the biases of layers named `norm*` and `whiten`.
 """
 
 import dataclasses

@@ -25,6 +25,9 @@ class RunLog:
         self._open = ExitStack()
 
     def __enter__(self) -> "RunLog":
+        """Shows what is trained."""
+        devices = list(self._job.mesh.devices.flat)
+        console.first_screen(self._config, self._dataset, devices, self._records.workdir)
         return self
 
     def __exit__(
@@ -33,9 +36,8 @@ class RunLog:
         self._open.__exit__(kind, error, trace)
 
     def begin(self, position: Position) -> None:
-        """Shows what is trained from where, and opens TensorBoard, which loads while the programs are compiled."""
+        """Shows the model and where the run starts, and opens TensorBoard, which loads during the compilation."""
         job = self._job
-        console.first_screen(self._config, self._dataset, list(job.mesh.devices.flat), self._records.workdir)
         if position.step:
             console.say(f"resuming after step {position.step:,} of {job.num_steps:,}\n")
         console.say(console.model_table(job.model, self._dataset.image_shape))
@@ -62,7 +64,7 @@ class RunLog:
         )
 
     def epoch(self, position: Position) -> None:
-        """Shows the epoch that the position has just finished."""
+        """Shows the epoch that has just ended."""
         self._tensorboard.write_epoch(position.epochs[-1], position.state.params)
         console.epoch_line(self._title(len(position.epochs)), position.epochs)
 

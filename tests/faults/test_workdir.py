@@ -125,6 +125,16 @@ def test_damaged_newest_checkpoint_is_set_aside_and_the_previous_one_is_used(
     assert [step for step, _ in events_of(tmp_path / "w", "train_loss")] == [4, 8, 12]
 
 
+def test_best_checkpoint_that_is_damaged_in_both_places_is_reported(stopped, tiny_config, tmp_path):
+    shutil.copytree(stopped, tmp_path / "w")
+    (best,) = (tmp_path / "w/checkpoints/best").glob("[0-9]*")
+    damage_arrays(best)
+    if (tmp_path / "w/checkpoints/latest" / best.name).exists():
+        damage_arrays(tmp_path / "w/checkpoints/latest" / best.name)
+    with pytest.raises(BadInput, match=f"best checkpoint, step {best.name}, is damaged or missing"):
+        train_and_evaluate(tiny_config, tmp_path / "w", ONE_DEVICE)
+
+
 def test_run_whose_checkpoints_are_all_damaged_does_not_start_over(stopped, tiny_config, tmp_path):
     shutil.copytree(stopped, tmp_path / "w")
     for checkpoint in (tmp_path / "w/checkpoints/latest").glob("[0-9]*"):
