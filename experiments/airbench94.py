@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 from cifar_flax.config import base_config, with_variant
 
-# The paper sums the loss over the batch, and states its rates per 1,024 images. It divides them by the total weight of
-# a gradient in Nesterov momentum. Our loss is the mean over 1,024 images, so there is no other factor.
-TOTAL_GRADIENT_WEIGHT = 1 + 1 / (1 - 0.85)
-LEARNING_RATE = 11.5 / TOTAL_GRADIENT_WEIGHT
-DECAY = 0.0153 / TOTAL_GRADIENT_WEIGHT
+# Nesterov momentum scales a step by 1 + 1 / (1 - momentum), and the paper divides its rates by that. Its rates are for
+# the sum of the losses of 1,024 images. Our loss is the mean over as many, so there is no other factor.
+NESTEROV_SCALE = 1 + 1 / (1 - 0.85)
+LEARNING_RATE = 11.5 / NESTEROV_SCALE
+DECAY = 0.0153 / NESTEROV_SCALE
 
 
 def get_config(variant: str = "") -> ConfigDict:
