@@ -13,6 +13,7 @@ from cifar_flax.workdir import checksums
 from cifar_flax.workdir.atomic import write_text
 from cifar_flax.workdir.epochs import EPOCH_FIELDS, VALIDATION_FIELDS, best_of
 
+TEST_FIELDS = ("test_loss", "test_accuracy", "tta_test_loss", "tta_test_accuracy")  # the last two only with TTA
 REWRITE = "delete it, and the same training command rewrites it from the checkpoints"
 
 
@@ -78,13 +79,15 @@ class Records:
         return lines
 
     def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
-        """Writes config.json and starts run.json with these fields. Only an earlier `checkpoint_step` is kept.
+        """Writes config.json and sets these fields of run.json.
+
+        Other fields keep their values until they are set again: a run that cannot be resumed does not lose its results.
 
         Raises:
             BadInput: the workdir cannot be written.
         """
         self.config = config.to_dict()
-        self.run = {name: value for name, value in self.run.items() if name == "checkpoint_step"}
+        self.run.pop("reason", None)
         try:
             write_text(self.workdir / "config.json", json.dumps(self.config, indent=2) + "\n")
             self.update(**fields)
@@ -114,7 +117,8 @@ class Records:
             )
 
     def finish(self, **fields: Any) -> None:
-        """Sets the last fields of run.json and the status `done`."""
+        """Sets the results of the test and the status `done`. Results of an earlier, shorter run are removed."""
+        self.run = {name: value for name, value in self.run.items() if name not in TEST_FIELDS}
         self.update(status="done", metrics_sha256=self._metrics_checksum(), **fields)
 
     @property

@@ -54,6 +54,15 @@ def test_results_are_reported_with_and_without_augmentation(tiny_config, tiny_da
 
 
 @pytest.mark.medium
+def test_extending_a_run_without_tta_removes_its_results_with_tta(tiny_config, tmp_path):
+    tiny_config.update(num_epochs=1.0, tta="mirror_translate")
+    train.train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    tiny_config.update(num_epochs=2.0, tta="none")
+    record = train.train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert not any(field.startswith("tta") for field in record)
+
+
+@pytest.mark.medium
 def test_finished_run_is_not_retrained_if_only_tta_changes(tiny_config, tmp_path, capsys):
     train.train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
     tiny_config.tta = "mirror_translate"
