@@ -97,8 +97,9 @@ class SavedPositions:
         """Saves the position as the newest, and as the best if it ends the best epoch so far; updates the records."""
         save(self._checkpoints.latest, *self._content(position))
         self._records.update(checkpoint_step=position.step)
-        self._keep_if_best(position)
-        self._records.write_epochs(position.epochs, self._job.batch_size)
+        if position.epochs and position.epochs[-1]["step"] == position.step:  # the end of an epoch
+            self._keep_if_best(position)
+            self._records.write_epochs(position.epochs, self._job.batch_size)
         self._last_saved = position.seconds
 
     def state_to_test(self, position: Position) -> TrainState:

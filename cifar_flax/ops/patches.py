@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from cifar_flax.ops.windows import first_maximum, windows
+from cifar_flax.ops.windows import first_maximum, materialize, windows
 from cifar_flax.ops.winograd import winograd_conv
 
 MIN_CHANNELS_FOR_ROWS = 64  # input channels from which each kernel row is computed as a separate product
@@ -31,11 +31,6 @@ def columns_dot_general(
     if lhs.ndim == 2 and rhs.size >= MIN_SIZE_TO_TRANSPOSE and dimension_numbers == (((1,), (0,)), ((), ())):
         lhs, dimension_numbers = materialize(lhs.T), (((0,), (0,)), ((), ()))
     return lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type)
-
-
-def materialize(array: Array) -> Array:
-    """Writes the array to memory. XLA would otherwise recompute it in each slice and selection that reads it."""
-    return lax.optimization_barrier(array)
 
 
 def patches_conv(

@@ -1,9 +1,14 @@
-"""Sliding windows over images as slices, and the maximum of several arrays."""
+"""Sliding windows over images as slices, and the maximum of several arrays; used by all lowerings for CPUs."""
 
 from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 from jax import Array, lax
+
+
+def materialize(array: Array) -> Array:
+    """Writes the array to memory. XLA would otherwise recompute it in each slice and selection that reads it."""
+    return lax.optimization_barrier(array)
 
 
 def windows(images: Array, window: Sequence[int], strides: Sequence[int]) -> list[Array]:

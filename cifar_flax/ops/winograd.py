@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cifar_flax.ops.windows import first_maximum, windows
+from cifar_flax.ops.windows import first_maximum, materialize, windows
 
 # The transforms of a 4x4 image tile, of a 3x3 kernel and of the 4x4 products (equation 4.1 ff.).
 IMAGE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
@@ -66,7 +66,7 @@ def _backward(padding: Padding, pooled: bool, residuals: tuple[Array, ...], grad
     images, kernel, *argmax = residuals
     size = _output_size(images, padding, pooled)
     transformed, transpose_kernel = jax.vjp(_transform_kernel, kernel)
-    transposed = [lax.optimization_barrier(tile.T) for tile in transformed]
+    transposed = [materialize(tile.T) for tile in transformed]
 
     def gradients(kernel_grads: list[Array], chunks: tuple[Array, ...]) -> tuple[list[Array], Array]:
         chunk, output_grads, *argmax = chunks
@@ -113,7 +113,7 @@ def _transform_kernel(kernel: Array) -> list[Array]:
 
 def _to_tiles(images: Array, padding: Padding, size: tuple[int, int]) -> list[Array]:
     """The transformed tiles of images [B, H, W, C], one for each 2x2 outputs: 16 x [B R S, C]."""
-    images = lax.optimization_barrier(jnp.pad(images, ((0, 0), *_up_to_tiles(images.shape, padding, size), (0, 0))))
+    images = materialize(jnp.pad(images, ((0, 0), *_up_to_tiles(images.shape, padding, size), (0, 0))))
     pixels = _grid(windows(images, (4, 4), (2, 2)))
     return [tile.reshape(-1, images.shape[3]) for row in _transform(IMAGE, pixels) for tile in row]
 
