@@ -1,11 +1,17 @@
 """The ways a run can end that are not bugs. Each is reported in one line, without a traceback."""
 
+import contextlib
 import difflib
 import signal
+import sys
 
 
 class BadInput(Exception):
     """A field, file or flag that cannot be used. The message names it, what was found and what to do."""
+
+
+class Locked(BadInput):
+    """Another process is training in the workdir."""
 
 
 class Diverged(Exception):
@@ -17,7 +23,7 @@ class Unwritable(Exception):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived and the state was saved; the same command resumes the run.
+    """A signal arrived, or the reader of stdout went away, and the state was saved; the same command resumes the run.
 
     Attributes:
         signal_number: the signal; the process exits with 128 + signal_number.
@@ -28,9 +34,26 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+def warn(text: str) -> None:
+    """Prints a line on stderr. A stderr that is closed, full or gone must not end a run, so its errors are ignored."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a signal arrived during another print
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host or a device ran out of memory. XLA raises RuntimeError with its own status codes."""
+    marks = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "ALLOC_FAILED", "out of memory", "Out of memory")
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or any(mark in text for mark in marks)
+
+
 def in_one_line(error: Exception) -> str:
     """A library's exception as one printable line of at most 300 characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return printable(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+def printable(text: str) -> str:
+    """The text with its control characters escaped, so that it is one line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
