@@ -1,38 +1,48 @@
 """`load(config)` returns the training, validation and test images of a run as arrays in memory.
 
-To add a source, add a module here that returns a `Source`, and a line in `read`.
+To add a source, add a module here that returns a `Source`, and a line in `locate.py` that recognizes its files.
 """
 
-from pathlib import Path
-
+import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_flax.data import archive, npz, synthetic, tfds
+from cifar_flax.data import synthetic, tfds
 from cifar_flax.data.dataset import Dataset, Source, Split
-from cifar_flax.errors import BadInput, in_one_line
+from cifar_flax.data.locate import is_path, locate
+from cifar_flax.errors import BadInput
 
-__all__ = ["Dataset", "Source", "Split", "load", "num_validation_of", "read"]
+__all__ = ["Dataset", "Source", "Split", "is_path", "load", "num_validation_of", "read"]
 
 
 def load(config: ConfigDict) -> Dataset:
-    """Reads `config.dataset`. Its first `config.num_validation` training images become the validation split.
+    """Reads `config.dataset` and divides it into training, validation and test images.
+
+    The validation split is the source's own; without one, the first `config.num_validation` training images.
+    With `config.num_validation` 0, all of these images are used for training.
 
     Raises:
         BadInput: the dataset is missing or cannot be used, or no training images remain.
     """
     source = read(config.dataset, config.data_dir)
-    num_validation = num_validation_of(config)
-    if num_validation >= len(source.train):
+    train, num_validation = source.train, num_validation_of(config)
+    if source.validation is not None:
+        train = _concatenate(source.validation, source.train)
+        num_validation = len(source.validation) if num_validation else 0
+    if num_validation >= len(train):
         raise BadInput(
-            f"config.num_validation: {num_validation} leaves none of the {len(source.train)} training images of "
+            f"config.num_validation: {num_validation} leaves none of the {len(train)} training images of "
             f"{config.dataset!r}; use a smaller number"
         )
     return Dataset(
-        train=source.train[num_validation:],
-        validation=source.train[:num_validation],
+        train=train[num_validation:],
+        validation=train[:num_validation],
         test=source.test,
         class_names=source.class_names,
     )
+
+
+def _concatenate(first: Split, second: Split) -> Split:
+    return Split(np.concatenate([first.images, second.images]), np.concatenate([first.labels, second.labels]))
 
 
 def num_validation_of(config: ConfigDict) -> int:
@@ -42,17 +52,15 @@ def num_validation_of(config: ConfigDict) -> int:
 
 
 def read(dataset: str, data_dir: str | None) -> Source:
-    """Reads the complete source that `config.dataset` names."""
+    """Reads the complete source that `config.dataset` names: `synthetic`, a file or folder, or a TFDS dataset.
+
+    Raises:
+        BadInput: there is no such source, or it cannot be used.
+    """
     if dataset == "synthetic":
         return synthetic.load()
-    try:
-        path = Path(dataset).expanduser()
-        is_archive = archive.is_archive(path)
-        path.exists()
-    except (OSError, RuntimeError) as error:  # name too long, unknown user in ~user, no permission
-        raise BadInput(f"config.dataset: {dataset!r} cannot be looked up ({in_one_line(error)})") from error
-    if path.suffix == ".npz":
-        return npz.load(path)
-    if is_archive:
-        return archive.load(path)
-    return tfds.load(dataset, data_dir)
+    located = locate(dataset)
+    if isinstance(located, str):
+        return tfds.load(dataset, data_dir, located)
+    load_path, path = located
+    return load_path(path)

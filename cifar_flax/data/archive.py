@@ -6,10 +6,10 @@ an archive is read in memory, so neither can run code or write files. The memory
 
 import gzip
 import hashlib
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ import numpy as np
 
 from cifar_flax.data import cache, pickles
 from cifar_flax.data.dataset import Source, Split, are_class_names
-from cifar_flax.errors import BadInput, in_one_line
+from cifar_flax.errors import BadInput, in_one_line, warn
 
 FOLDER = "cifar-10-batches-py"
+FOLDERS = ("", FOLDER, f"{FOLDER}-target/{FOLDER}")  # the folder itself; as unpacked by torchvision; by Keras 3
+ARCHIVES = ("cifar-10-python.tar.gz", f"{FOLDER}.tar.gz", f"{FOLDER}-target_archive")  # the authors' name; Keras 2; 3
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = "test_batch"
 META = "batches.meta"
+GZIP = b"\x1f\x8b"  # the first bytes
 MAX_FILE_BYTES = 64 * 2**20  # of one file; the official ones have 31 million
 MAX_TAR_BYTES = 2**28  # of a complete tar, read or skipped; the official one has 186 million
 MAX_MEMBERS = 100  # of a tar; the official one has nine
@@ -42,35 +45,43 @@ MD5 = {
 }
 
 
-def is_archive(path: Path) -> bool:
-    """Whether this module should read a path."""
-    return path.name.endswith((".tar.gz", ".tgz")) or path.name == FOLDER or (path / META).is_file()
+def find(folder: Path) -> Path | None:
+    """CIFAR-10 in a folder: all files of it, else the archive, else some of the files.
+
+    The files can be in the folder itself, or where torchvision and Keras put them.
+    """
+    folders = [folder / name for name in FOLDERS]
+    complete = [path for path in folders if all((path / name).is_file() for name in MD5)]
+    archives = [folder / name for name in ARCHIVES if (folder / name).is_file()]
+    incomplete = [path for path in folders if (path / META).is_file() or (path.name == FOLDER and path.is_dir())]
+    return next(iter(complete + archives + incomplete), None)
 
 
 def load(path: Path) -> Source:
-    """Reads the images of an archive or a folder, in the authors' order.
+    """Reads the images of an archive, compressed or not, or of a folder, in the authors' order.
 
     Raises:
         BadInput: names the file and what is wrong with it.
     """
-    if not path.exists():
-        raise BadInput(f"config.dataset: {path} does not exist")
-    if not path.is_dir() and not path.is_file():  # a pipe would block, and a device may never end
-        raise BadInput(f"config.dataset: {path} is neither a file nor a folder")
+    files = [path / name for name in MD5] if path.is_dir() else [path]
     try:
-        key = cache.fingerprint(path)
+        for file in files:
+            max_bytes = MAX_FILE_BYTES if path.is_dir() else MAX_TAR_BYTES
+            if file.stat().st_size > max_bytes or not file.is_file():  # a pipe would block, and a device may never end
+                raise BadInput(f"config.dataset: {file} is not a regular file of at most {max_bytes} bytes")
+        key = cache.fingerprint(files)
     except OSError as error:
-        raise BadInput(f"config.dataset: {error.filename} cannot be read ({error.strerror})") from error
+        raise BadInput(f"config.dataset: {error.filename or path} cannot be read ({error.strerror})") from error
     return cache.load_or_build(FOLDER, key, lambda: _decode(path))
 
 
 def _decode(path: Path) -> Source:
     files = _read_folder(path) if path.is_dir() else _read_tar(path)
     differing = [name for name, content in files.items() if hashlib.md5(content).hexdigest() != MD5[name]]
-    if path.is_file() and _md5(path) != ARCHIVE_MD5:
+    if path.is_file() and _is_other_archive(path):
         differing.append("the archive itself")
     if differing:
-        print(f"{path}: not the official content (md5): {', '.join(differing)}", file=sys.stderr)
+        warn(f"{path}: not the official content (md5): {', '.join(differing)}")
     names = _field(path, META, _unpickle(path, META, files[META]), b"label_names")
     are_bytes = isinstance(names, list) and all(isinstance(name, bytes) for name in names)
     class_names = tuple(name.decode("utf-8", "replace") for name in names) if are_bytes else ()
@@ -81,17 +92,17 @@ def _decode(path: Path) -> Source:
     return Source(train, batches[-1], class_names)
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+def _is_other_archive(path: Path) -> bool:
+    """Whether a tar.gz is not the official one. A tar that was decompressed has no official checksum."""
+    try:
+        with path.open("rb") as file:
+            return _is_gzip(path) and hashlib.file_digest(file, "md5").hexdigest() != ARCHIVE_MD5
+    except OSError as error:
+        raise BadInput(f"config.dataset: {path} cannot be read ({error.strerror})") from error
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     try:
-        for name in MD5:
-            size = (path / name).stat().st_size
-            if size > MAX_FILE_BYTES or not (path / name).is_file():
-                raise BadInput(f"config.dataset: {path / name} is not a regular file of at most {MAX_FILE_BYTES} bytes")
         return {name: (path / name).read_bytes() for name in MD5}
     except OSError as error:
         raise BadInput(f"config.dataset: {error.filename} cannot be read ({error.strerror})") from error
@@ -100,16 +111,14 @@ def _read_folder(path: Path) -> dict[str, bytes]:
 def _read_tar(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     try:
-        if path.stat().st_size > MAX_TAR_BYTES:
-            raise tarfile.TarError(f"more than {MAX_TAR_BYTES} bytes")
-        with gzip.open(path) as stream:
+        with _open(path) as stream:
             for member, name, content in _members(stream):
                 if name in files:
                     raise tarfile.TarError(f"it contains {name} twice, the second time as {member!r}")
                 files[name] = content
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise BadInput(
-            f"config.dataset: {path} is not a readable tar.gz, or is truncated ({in_one_line(error)})"
+            f"config.dataset: {path} is not a readable tar.gz or tar, or is truncated ({in_one_line(error)})"
         ) from error
     missing = [name for name in MD5 if name not in files]
     if missing:
@@ -117,7 +126,16 @@ def _read_tar(path: Path) -> dict[str, bytes]:
     return files
 
 
-def _members(stream: gzip.GzipFile) -> Iterator[tuple[str, str, bytes]]:
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+def _open(path: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path) if _is_gzip(path) else path.open("rb")
+
+
+def _members(stream: gzip.GzipFile | BufferedReader) -> Iterator[tuple[str, str, bytes]]:
     """Yields path, name and content of the CIFAR-10 files in a tar, and skips everything else.
 
     `tarfile` follows extended headers and skips as many bytes as a header claims, so a few headers can keep it busy
@@ -145,7 +163,7 @@ def _members(stream: gzip.GzipFile) -> Iterator[tuple[str, str, bytes]]:
     raise tarfile.TarError(f"more than {MAX_MEMBERS} members")
 
 
-def _skip(stream: gzip.GzipFile, size: int) -> None:
+def _skip(stream: gzip.GzipFile | BufferedReader, size: int) -> None:
     while size > 0 and (chunk := stream.read(min(size, 2**20))):
         size -= len(chunk)
 

@@ -2,59 +2,102 @@
 
 An entry is a folder of plain `.npy` files and a `meta.json` with their checksums. It is written under a temporary name
 and then renamed, so a reader sees a complete entry or none. An entry with a wrong checksum is deleted and rebuilt.
+Several users can share a cache: the umask determines who may read an entry, and an unreadable one is kept.
 """
 
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import sys
-import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from cifar_flax.data.dataset import Source, Split
+from cifar_flax.data.paths import read_path
+from cifar_flax.errors import in_one_line, warn
 
-FORMAT = 1  # incremented when the content of an entry changes
-
-
-def directory() -> Path:
-    """$CIFAR_FLAX_CACHE, else $XDG_CACHE_HOME/cifar_flax, else ~/.cache/cifar_flax."""
-    configured = os.environ.get("CIFAR_FLAX_CACHE")
-    if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar_flax"
+FORMAT = 2  # incremented when the key or the content of an entry changes
+SPLITS = ("train", "test", "validation")
 
 
-def fingerprint(source: Path) -> str:
-    """A hash of names, sizes and modification times of a file or a folder's files. Changes when one is replaced."""
-    files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
-    stats = [(str(path.relative_to(source.parent)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps([FORMAT, stats]).encode()).hexdigest()[:16]
+def directory() -> Path | None:
+    """$CIFAR_FLAX_CACHE, else $XDG_CACHE_HOME/cifar_flax, else ~/.cache/cifar_flax, or None without a home folder.
+
+    Raises:
+        BadInput: a variable is set to a value that cannot be a path.
+    """
+    if configured := os.environ.get("CIFAR_FLAX_CACHE"):
+        return read_path(configured, "CIFAR_FLAX_CACHE")
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return read_path(base, "XDG_CACHE_HOME") / "cifar_flax"
+    try:
+        return Path("~/.cache/cifar_flax").expanduser().absolute()
+    except (RuntimeError, OSError):
+        return None
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """A hash of the files' contents, in the order of their names. Copies in another folder have the same hash.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    checksum = hashlib.sha256(str(FORMAT).encode())
+    for path in sorted(files):
+        with path.open("rb") as file:
+            checksum.update(hashlib.file_digest(file, "sha256").digest())
+    return checksum.hexdigest()[:16]
 
 
 def load_or_build(name: str, key: str, build: Callable[[], Source]) -> Source:
-    """Returns the cached source `name` with the fingerprint `key`, or calls `build` and caches its result."""
-    entry = directory() / f"{name.replace('/', '-').replace(':', '-')}-{key}"
-    source = _read(entry)
-    if source is None:
-        source = build()
-        try:
-            _write(entry, source)
-        except OSError as error:
-            print(f"not cached, so the next start decodes again: {entry.parent}: {error.strerror}", file=sys.stderr)
+    """Returns the cached source `name` with the fingerprint `key`, or calls `build` and caches its result.
+
+    A cache that cannot be used is reported on stderr and is not an error.
+
+    Raises:
+        BadInput: raised by `build`, or the environment names a cache directory that cannot be a path.
+    """
+    root = directory()
+    if root is None:
+        _warn_not_cached("there is no home folder for a cache")
+        return build()
+    entry = root / f"{name}-{key}"
+    try:
+        return _read(entry)
+    except PermissionError:
+        advice = "ask its owner for permission (chmod -R a+rX), or set CIFAR_FLAX_CACHE to another folder"
+        warn(f"the cached data in {entry} may not be read by this user, so it is decoded again; {advice}")
+        return build()
+    except _Damaged:
+        warn(f"the cached data in {entry} is damaged; rebuilding it")
+    except OSError:
+        pass  # it does not exist; any other cause is reported when it is written
+    source = build()
+    try:
+        _write(entry, source)
+    except OSError as error:
+        _warn_not_cached(f"{entry.parent}: {error.strerror or in_one_line(error)}")
     return source
 
 
+def _warn_not_cached(reason: str) -> None:
+    warn(
+        f"not cached, so the next start decodes again: {reason}; set CIFAR_FLAX_CACHE to a folder that you can write to"
+    )
+
+
+class _Damaged(Exception):
+    """The entry exists, but is not what was written."""
+
+
 def _arrays(source: Source) -> dict[str, np.ndarray]:
+    splits = {name: getattr(source, name) for name in SPLITS if getattr(source, name) is not None}
     return {
-        "train_images": source.train.images,
-        "train_labels": source.train.labels,
-        "test_images": source.test.images,
-        "test_labels": source.test.labels,
+        f"{name}_{field}": getattr(split, field) for name, split in splits.items() for field in ("images", "labels")
     }
 
 
@@ -67,28 +110,37 @@ def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
 
 
-def _read(entry: Path) -> Source | None:
-    """The source in an entry, or None if the entry is missing or damaged."""
-    if not entry.exists():
-        return None
+def _read(entry: Path) -> Source:
+    """The source in an entry.
+
+    Raises:
+        PermissionError: this user may not read the entry or a folder above it.
+        OSError: there is no entry.
+        _Damaged: a file of the entry is missing or has other content.
+    """
+    entry.stat()
     try:
         meta = json.loads((entry / "meta.json").read_text())
         arrays = {name: _load(entry / f"{name}.npy") for name in meta["checksums"]}
-        if all(_checksum(arrays[name]) == expected for name, expected in meta["checksums"].items()):
-            return Source(
-                train=Split(arrays["train_images"], arrays["train_labels"]),
-                test=Split(arrays["test_images"], arrays["test_labels"]),
-                class_names=tuple(meta["class_names"]),
-            )
-    except Exception:
-        pass  # NumPy raises almost anything for a damaged header; unreadable counts as damaged, too
-    print(f"the cached data in {entry} is damaged; rebuilding it", file=sys.stderr)
-    return None
+        if any(_checksum(arrays[name]) != expected for name, expected in meta["checksums"].items()):
+            raise ValueError("checksum")
+        splits = {
+            name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"])
+            for name in SPLITS
+            if f"{name}_images" in arrays
+        }
+        return Source(**splits, class_names=tuple(meta["class_names"]))
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # NumPy raises almost anything for a damaged header
+        raise _Damaged from error
 
 
 def _write(entry: Path, source: Source) -> None:
+    """Writes an entry unless another process has written it by now."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    temporary = entry.parent / f".{entry.name}-{secrets.token_hex(8)}"
+    temporary.mkdir()  # with the permissions that the umask gives, unlike tempfile.mkdtemp
     try:
         arrays = _arrays(source)
         for name, array in arrays.items():
@@ -96,9 +148,24 @@ def _write(entry: Path, source: Source) -> None:
         checksums = {name: _checksum(array) for name, array in arrays.items()}
         meta = {"class_names": source.class_names, "checksums": checksums}
         (temporary / "meta.json").write_text(json.dumps(meta))
-        if entry.exists() and _read(entry) is None:  # damaged, unless another process has just rebuilt it
-            shutil.rmtree(entry, ignore_errors=True)
-        if not entry.exists():
+        if _is_damaged(entry):
+            # renamed first, because the files of another user's entry may not be deletable
+            damaged = entry.rename(temporary.with_name(f"{temporary.name}-damaged"))
+            shutil.rmtree(damaged, ignore_errors=True)
+        try:
             temporary.rename(entry)
+        except OSError:
+            if not entry.exists():  # otherwise another process was faster
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_damaged(entry: Path) -> bool:
+    try:
+        _read(entry)
+    except _Damaged:
+        return True
+    except OSError:
+        pass
+    return False

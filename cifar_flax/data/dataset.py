@@ -1,11 +1,13 @@
 """The types that all sources return: images and labels in memory."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 MAX_CLASSES = 10_000  # each class has its own column of parameters
+CHANNELS = (1, 3, 4)  # of usual images: gray, RGB, RGBA
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A labeled dataset with its authors' splits, in their order."""
+    """A labeled dataset with its authors' splits, in their order.
+
+    Attributes:
+        train: the training images.
+        test: the test images.
+        class_names: one for each label.
+        validation: None if the authors give no validation split.
+    """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    validation: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,27 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def sha256(self) -> dict[str, str]:
+        """SHA-256 checksums of the images and the labels, which identify the dataset wherever it is.
+
+        Training and validation images count as one array, so the size of the validation split does not matter.
+        """
+        parts = {"train": (self.validation, self.train), "test": (self.test,)}
+        return {
+            f"{name}_{field}": _sha256([getattr(split, field) for split in splits])
+            for name, splits in parts.items()
+            for field in ("images", "labels")
+        }
+
+
+def _sha256(arrays: Sequence[np.ndarray]) -> str:
+    """The checksum of the arrays' concatenation, with its shape and dtype."""
+    shape = [sum(len(array) for array in arrays), *arrays[0].shape[1:]]
+    checksum = hashlib.sha256(f"{arrays[0].dtype}{shape}".encode())
+    for array in arrays:
+        checksum.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return checksum.hexdigest()
 
 
 def are_class_names(names: Sequence[str]) -> bool:

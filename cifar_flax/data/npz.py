@@ -1,45 +1,66 @@
-"""Reads a `.npz` with `x_train y_train x_test y_test`, as in Keras' datasets, and optionally `class_names`.
+"""Reads a `.npz` with the array names of Keras (`x_train`, `y_train`, ...) or of MedMNIST (`train_images`, ...).
 
 `numpy.load` allocates the size that an entry claims. Here the claimed sizes are checked against each other before
 anything is allocated, the size of the arrays is bounded, and no array of Python objects is read.
 """
 
 import io
+import itertools
 import math
 import warnings
 import zipfile
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from cifar_flax.data.dataset import MAX_CLASSES, Source, Split, are_class_names
-from cifar_flax.errors import BadInput, in_one_line
+from cifar_flax.data.dataset import CHANNELS, MAX_CLASSES, Source, Split, are_class_names
+from cifar_flax.data.paths import listed
+from cifar_flax.errors import BadInput, in_one_line, printable
 
 MAX_BYTES = 8 * 2**30  # of all arrays together, which are kept in memory; CIFAR-10 has 180 million
 MAX_READ_BYTES = 2**20  # at once; only a zip's list of entries could need more
-ENTRIES = ("x_train", "y_train", "x_test", "y_test", "class_names")
+NAMES = "class_names"
+MIN_PIXELS = 64  # an axis at least this long holds flattened pixels, not a few rows or columns
+
+
+class _Entries(NamedTuple):
+    """The names of a split's arrays."""
+
+    images: str
+    labels: str
+
+
+KERAS = {"train": _Entries("x_train", "y_train"), "test": _Entries("x_test", "y_test")}
+MEDMNIST = {
+    "train": _Entries("train_images", "train_labels"),
+    "test": _Entries("test_images", "test_labels"),
+    "validation": _Entries("val_images", "val_labels"),
+}
 
 
 def load(path: Path) -> Source:
     """Reads images [N, H, W, C] or [N, H, W] uint8 and integer labels [N] or [N, 1] from 0.
 
+    The validation split (`val_images val_labels`) and the class names (`class_names`) are optional.
+
     Raises:
         BadInput: names the file, the entry and what is wrong with it.
     """
-    if not path.exists():
-        raise BadInput(f"config.dataset: {path} does not exist")
-    arrays = _read(path)
-    train, test = (Split(_images(path, f"x_{s}", arrays), _labels(path, f"y_{s}", arrays)) for s in ("train", "test"))
-    for name, split in (("train", train), ("test", test)):
-        if len(split.images) != len(split.labels):
-            _reject(path, f"x_{name}", f"has {len(split.images)} images, but y_{name} has {len(split.labels)} labels")
-    if train.images.shape[1:] != test.images.shape[1:]:
-        _reject(path, "x_test", f"has images of shape {test.images.shape[1:]}, but x_train {train.images.shape[1:]}")
-    names = _names(path, arrays, int(train.labels.max()) + 1)
-    if test.labels.max() >= len(names):
-        _reject(path, "y_test", f"has the label {test.labels.max()}, which y_train does not have")
-    return Source(train, test, names)
+    splits_of, arrays = _read(path)
+    splits = {name: _split(path, entries, arrays) for name, entries in splits_of.items()}
+    train = splits["train"]
+    names = _names(path, arrays, splits_of["train"].labels, int(train.labels.max()) + 1)
+    for name, entries in splits_of.items():
+        shape, highest = splits[name].images.shape[1:], splits[name].labels.max()
+        if shape != train.images.shape[1:]:
+            train_entry, train_shape = splits_of["train"].images, train.images.shape[1:]
+            problem = f"has images of shape {shape}, but those of {train_entry} have {train_shape}"
+            _reject(path, entries.images, problem)
+        if highest >= len(names):
+            problem = f"has the label {highest}, which {splits_of['train'].labels} does not have"
+            _reject(path, entries.labels, problem)
+    return Source(**splits, class_names=names)
 
 
 class _File(io.FileIO):
@@ -53,22 +74,38 @@ class _File(io.FileIO):
         return content
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The entries of the file that are named in ENTRIES."""
+def _read(path: Path) -> tuple[dict[str, _Entries], dict[str, np.ndarray]]:
+    """The names of the splits' arrays, and the arrays with these names."""
     try:
         if not path.is_file():  # a pipe would block
             raise ValueError("not a regular file")
         with warnings.catch_warnings(), _File(path) as file, zipfile.ZipFile(file) as stored:
             warnings.simplefilter("error")  # NumPy warns where it has to guess
+            splits = _splits(path, stored.namelist())
             arrays: dict[str, np.ndarray] = {}
-            for entry in ENTRIES:
+            for entry in (*itertools.chain(*splits.values()), NAMES):
                 if f"{entry}.npy" in stored.namelist():
                     arrays[entry] = _array(stored, entry, MAX_BYTES - sum(array.nbytes for array in arrays.values()))
-            return arrays
+            return splits, arrays
+    except (BadInput, MemoryError):
+        raise
     except Exception as error:  # zipfile and NumPy raise almost anything for a damaged file
         raise BadInput(
             f"config.dataset: {path} is not a readable .npz of plain arrays ({in_one_line(error)})"
         ) from error
+
+
+def _splits(path: Path, stored: list[str]) -> dict[str, _Entries]:
+    """The names of the arrays to read: those of Keras or of MedMNIST, whichever the file has more of."""
+    available = {name.removesuffix(".npy") for name in stored if name.endswith(".npy")}
+    known = max((KERAS, MEDMNIST), key=lambda splits: len(available.intersection(itertools.chain(*splits.values()))))
+    splits = {name: entries for name, entries in known.items() if name != "validation" or available & {*entries}}
+    for name in itertools.chain(*splits.values()):
+        if name not in available:
+            has = listed([entry.removesuffix(".npy") for entry in stored])
+            wanted = "x_train, y_train, x_test, y_test or train_images, train_labels, test_images, test_labels"
+            _reject(path, name, f"is missing; the file has {has}, and a dataset needs {wanted}")
+    return splits
 
 
 def _array(stored: zipfile.ZipFile, entry: str, max_bytes: int) -> np.ndarray:
@@ -97,40 +134,67 @@ def _array(stored: zipfile.ZipFile, entry: str, max_bytes: int) -> np.ndarray:
 
 
 def _reject(path: Path, entry: str, problem: str) -> NoReturn:
-    raise BadInput(f"config.dataset: {path}: {entry} {problem}")
+    raise BadInput(printable(f"config.dataset: {path}: {entry} {problem}"))
 
 
-def _names(path: Path, arrays: dict[str, np.ndarray], num_classes: int) -> tuple[str, ...]:
+def _names(path: Path, arrays: dict[str, np.ndarray], labels: str, num_classes: int) -> tuple[str, ...]:
     """The class names. Without an entry for them, the class numbers."""
-    stored = arrays.get("class_names", np.arange(num_classes).astype(str))
+    stored = arrays.get(NAMES, np.arange(num_classes).astype(str))
     if stored.ndim != 1 or stored.dtype.kind != "U" or len(stored) > MAX_CLASSES:
-        _reject(path, "class_names", f"is {stored.dtype} {list(stored.shape)}, not strings [K]")
+        _reject(path, NAMES, f"is {stored.dtype} {list(stored.shape)}, not strings [K]")
     try:
         names = tuple(stored.tolist())
     except (ValueError, SystemError):  # not valid characters
         names = ()
     if len(names) < num_classes or not are_class_names(names):
-        _reject(
-            path, "class_names", f"does not name the {num_classes} classes of y_train with distinct one-line strings"
-        )
+        _reject(path, NAMES, f"does not name the {num_classes} classes of {labels} with distinct one-line strings")
     return names
 
 
-def _images(path: Path, entry: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    if entry not in arrays:
-        _reject(path, entry, f"is missing; the file has {', '.join(arrays) or 'no entries'}")
-    images = arrays[entry]
-    images = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
-        _reject(path, entry, f"is {arrays[entry].dtype} {list(arrays[entry].shape)}, not images [N, H, W, C] uint8")
-    return images
+def _split(path: Path, entries: _Entries, arrays: dict[str, np.ndarray]) -> Split:
+    images = _images(path, entries.images, arrays[entries.images], arrays[entries.labels].shape)
+    labels = _labels(path, entries.labels, arrays[entries.labels])
+    if len(images) != len(labels):
+        _reject(path, entries.images, f"has {len(images)} images, but {entries.labels} has {len(labels)} labels")
+    return Split(images, labels)
 
 
-def _labels(path: Path, entry: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    if entry not in arrays:
-        _reject(path, entry, f"is missing; the file has {', '.join(arrays) or 'no entries'}")
-    labels = arrays[entry]
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+def _images(path: Path, entry: str, stored: np.ndarray, labels_shape: tuple[int, ...]) -> np.ndarray:
+    """[N, H, W, C] uint8 from [N, H, W, C] or [N, H, W]."""
+    described = f"{stored.dtype} {list(stored.shape)}"
+    if stored.dtype != np.uint8 or stored.size == 0:
+        _reject(path, entry, f"is {described}, not images [N, H, W, C] uint8 with pixels from 0 to 255")
+    if problem := _wrong_axes(stored.shape, labels_shape):
+        _reject(path, entry, f"is {described}, not images [N, H, W, C] uint8; {problem}")
+    return stored[..., None] if stored.ndim == 3 else stored
+
+
+def _wrong_axes(shape: tuple[int, ...], labels_shape: tuple[int, ...]) -> str | None:
+    """What an array's axes look like and how to fix them, or None if they can be [N, H, W, C] or [N, H, W]."""
+    images_are_last = shape[-1:] == labels_shape[:1] != shape[:1] and shape[-1] not in CHANNELS
+    match shape:
+        case (first, _, third, _) if images_are_last:
+            channels_first = first in CHANNELS and third not in CHANNELS
+            axes, order = ("[C, H, W, N]", (3, 1, 2, 0)) if channels_first else ("[H, W, C, N]", (3, 0, 1, 2))
+            return f"it looks like {axes}: reorder it with transpose{order}"
+        case (_, _, _) if images_are_last:
+            return "it looks like [H, W, N]: reorder it with transpose(2, 0, 1)"
+        case (_, second, _, last) if second in CHANNELS and last > max(CHANNELS):
+            return "it looks like [N, C, H, W]: reorder it with transpose(0, 2, 3, 1)"
+        case (_, second, last) if last in CHANNELS and second >= MIN_PIXELS:
+            return "it looks like [N, H * W, C]: reshape it to [N, H, W, C]"
+        case (_, second, last) if second in CHANNELS and last >= MIN_PIXELS:
+            return "it looks like [N, C, H * W]: reshape it to [N, C, H, W], then reorder it with transpose(0, 2, 3, 1)"
+        case (_, _):
+            return (
+                "it looks like a row of pixels for each image: reshape it to [N, H, W, C], for example rows of "
+                "CIFAR-10's batches with reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)"
+            )
+    return None if len(shape) in (3, 4) else f"it has {len(shape)} axes"
+
+
+def _labels(path: Path, entry: str, stored: np.ndarray) -> np.ndarray:
+    labels = stored[:, 0] if stored.ndim == 2 and stored.shape[1] == 1 else stored
     if (
         labels.ndim != 1
         or labels.dtype.kind not in "iu"
@@ -138,5 +202,8 @@ def _labels(path: Path, entry: str, arrays: dict[str, np.ndarray]) -> np.ndarray
         or labels.min() < 0
         or labels.max() >= MAX_CLASSES
     ):
-        _reject(path, entry, f"is {labels.dtype} {list(labels.shape)}, not integer labels [N] from 0")
+        values = (
+            f"; they are from {stored.min()} to {stored.max()}" if stored.dtype.kind in "iuf" and stored.size else ""
+        )
+        _reject(path, entry, f"is {stored.dtype} {list(stored.shape)}, not integer labels [N] from 0{values}")
     return labels.astype(np.int32)

@@ -1,10 +1,16 @@
 """Loads image-classification datasets of TensorFlow Datasets by name."""
 
+import contextlib
 import difflib
+import importlib.util
+import io
 import os
+import queue
+import re
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +18,85 @@ import numpy as np
 
 from cifar_flax.data import cache
 from cifar_flax.data.dataset import Source, Split
+from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput, in_one_line
 
+INFO = "dataset_info.json"  # in the folder of each prepared dataset
 DOWNLOAD_TIMEOUT = 10.0  # seconds for a download server to answer
 
 
-def load(name: str, data_dir: str | None) -> Source:
+def load(name: str, data_dir: str | None, on_disk: str) -> Source:
     """Loads the dataset `name`, such as `cifar10` or `svhn_cropped`, from `data_dir`, and prepares it there if needed.
 
-    With `data_dir` None, TFDS's default applies: $TFDS_DATA_DIR, else ~/tensorflow_datasets. A dataset that was decoded
-    before is read from the cache, without importing TFDS. Images are in the authors' order if the dataset has an `id`
-    to restore it from, and in the stored order otherwise.
+    With `data_dir` None, TFDS's default applies: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Args:
+        name: of the dataset, and optionally of a config and a version: `name/config:1.0.0`.
+        data_dir: the folder of all prepared datasets, or None.
+        on_disk: what the name is as a path, for the error message about an unknown name.
 
     Raises:
         BadInput: the name is unknown, or the dataset does not have images of one size with one label each.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = _prepared_folder(root, name) or _prepare(root, name)
-    return cache.load_or_build(name, cache.fingerprint(folder), lambda: _decode(name, folder))
+    root = _root(data_dir)
+    folder = _prepared_folder(root, name)
+    if folder is None and "/" in name and Path(name.split("/")[0]).is_dir():
+        raise BadInput(f"config.dataset: {on_disk}")  # a path in an existing folder, not the config of a dataset
+    return _load(name, folder or _prepare(root, name, on_disk))
+
+
+def load_folder(folder: Path) -> Source:
+    """Loads the dataset in a folder that TFDS has prepared, the one with `dataset_info.json`.
+
+    Raises:
+        BadInput: the dataset is damaged, or does not have images of one size with one label each.
+    """
+    return _load(str(folder), folder)
+
+
+def _load(name: str, folder: Path) -> Source:
+    """Loads a prepared dataset; one that was decoded before is read from the cache, without importing TFDS.
+
+    Images are in the authors' order if the dataset has an `id` to restore it from, else in the stored order.
+    """
+    try:
+        key = cache.fingerprint(path for path in folder.rglob("*") if path.is_file())
+    except OSError as error:
+        raise BadInput(f"config.dataset: {error.filename or folder} cannot be read ({error.strerror})") from error
+    return cache.load_or_build(folder.parent.name, key, lambda: _decode(name, folder))
+
+
+def _root(data_dir: str | None) -> Path:
+    """The folder of all prepared datasets."""
+    if data_dir:
+        return read_path(data_dir, "config.data_dir")
+    if configured := os.environ.get("TFDS_DATA_DIR"):
+        return read_path(configured, "TFDS_DATA_DIR")
+    try:
+        return read_path("~/tensorflow_datasets", "config.data_dir")
+    except BadInput as error:
+        raise BadInput(
+            "config.data_dir: it is not set, and there is no home folder for ~/tensorflow_datasets; set it or "
+            "TFDS_DATA_DIR to the folder of prepared TFDS datasets, or use --config.dataset=synthetic"
+        ) from error
+
+
+def find(folder: Path) -> Path | None:
+    """The folder of a prepared dataset: the given one, or the newest version in it."""
+    return folder if (folder / INFO).is_file() else _newest(folder.glob(f"*/{INFO}"))
 
 
 def _prepared_folder(root: Path, name: str) -> Path | None:
     """The folder root/name[/config]/version of a prepared dataset, or None. The default is the newest version."""
     name, _, version = name.partition(":")
-    candidates = [path.parent for path in (root / name).glob(f"{version or '*'}/dataset_info.json")]
-    return max(candidates, key=_version, default=None)
+    try:
+        return _newest((root / name).glob(f"{version or '*'}/{INFO}"))
+    except OSError as error:
+        raise BadInput(f"config.dataset: {root / name} cannot be read ({error.strerror})") from error
+
+
+def _newest(info_files: Iterable[Path]) -> Path | None:
+    return max((path.parent for path in info_files), key=_version, default=None)
 
 
 def _version(folder: Path) -> tuple[int, ...]:
@@ -46,20 +106,25 @@ def _version(folder: Path) -> tuple[int, ...]:
         return ()
 
 
-def _prepare(root: Path, name: str) -> Path:
+def _prepare(root: Path, name: str, on_disk: str) -> Path:
     """Downloads the dataset with TFDS and writes it to a folder in `root`."""
     tfds = _import_tfds()
     try:
-        builder = tfds.builder(name, data_dir=root)
+        with contextlib.redirect_stdout(io.StringIO()):  # banners about missing packages
+            builder = tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
         similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
         hint = f"; the closest names are {', '.join(similar)}" if similar else ""
-        raise BadInput(f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset{hint}") from error
+        raise BadInput(
+            f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset{hint}; {on_disk}"
+        ) from error
     except Exception as error:  # TFDS has no common class for its errors
         raise BadInput(
-            f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset ({in_one_line(error)})"
+            f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset ({in_one_line(error)}); {on_disk}"
         ) from error
     _check(tfds, name, builder)
+    if builder.is_prepared():  # the default config, which the name does not contain
+        return Path(builder.data_dir)
     advice = (
         "set --config.data_dir to a folder that contains it, set --config.dataset to the path of an archive "
         "(cifar-10-python.tar.gz) or .npz, or use --config.dataset=synthetic"
@@ -81,20 +146,24 @@ def _prepare(root: Path, name: str) -> Path:
 
 def _reachable(url: str) -> bool:
     """Whether a server answers within DOWNLOAD_TIMEOUT. TFDS itself would retry for minutes."""
-    answered = threading.Event()
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT).close()
         except urllib.error.HTTPError:
-            pass  # also an answer; TFDS will report the error
-        except OSError:
-            return
-        answered.set()
+            answers.put(True)  # TFDS will report the error
+        except Exception:  # no network, or no HTTP
+            answers.put(False)
+        else:
+            answers.put(True)
 
     # in a thread, because resolving the host name has no timeout
     threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(DOWNLOAD_TIMEOUT)
+    try:
+        return answers.get(timeout=DOWNLOAD_TIMEOUT)
+    except queue.Empty:
+        return False
 
 
 def _import_tfds() -> Any:
@@ -128,27 +197,58 @@ def _check(tfds: Any, name: str, builder: Any) -> None:
 
 def _decode(name: str, folder: Path) -> Source:
     tfds = _import_tfds()
-    builder = tfds.builder_from_directory(folder)  # the stored version, which the installed TFDS may not have
-    _check(tfds, name, builder)
-    return Source(
-        train=_decode_split(tfds, builder, "train"),
-        test=_decode_split(tfds, builder, "test"),
-        class_names=tuple(builder.info.features["label"].names),
-    )
+    try:
+        builder = tfds.builder_from_directory(folder)  # the stored version, which the installed TFDS may not have
+        _check(tfds, name, builder)
+        train, test = (_decode_split(tfds, builder, split) for split in ("train", "test"))
+        class_names = tuple(builder.info.features["label"].names)
+    except BadInput:
+        raise
+    except Exception as error:  # TensorFlow and the decoders have no common class for their errors
+        reason = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", in_one_line(error)).strip()  # without names of TensorFlow's ops
+        raise BadInput(
+            f"config.dataset: {name!r} in {folder} is damaged or cannot be decoded ({reason}); prepare it again"
+        ) from error
+    for split, labels in (("train", train.labels), ("test", test.labels)):
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            wrong = labels[(labels < 0) | (labels >= len(class_names))]
+            raise BadInput(
+                f"config.dataset: {name!r}: {len(wrong)} of the {len(labels)} images of {split} have labels that are "
+                f"not from 0 to {len(class_names) - 1}, such as {wrong[0]}; use a dataset with labels for all images"
+            )
+    return Source(train, test, class_names)
 
 
 def _decode_split(tfds: Any, builder: Any, split: str) -> Split:
+    fields = [field for field in ("image", "label", "id") if field in builder.info.features]
+    batches = list(tfds.as_numpy(_stored(tfds, builder, split, fields).batch(1000)))
+    if not batches:
+        raise BadInput(f"config.dataset: {builder.info.full_name} has no images in its split {split}")
+    columns = {field: np.concatenate([batch[field] for batch in batches]) for field in fields}
+    order = np.argsort(columns["id"]) if "id" in columns else slice(None)
+    return Split(images=columns["image"][order], labels=columns["label"][order].astype(np.int32))
+
+
+def _stored(tfds: Any, builder: Any, split: str, fields: list[str]) -> Any:
+    """A split's examples, each with these fields, in the stored order, as a tf.data.Dataset."""
+    if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
+        return _array_records(tfds, builder, split, fields)
     # one shard at a time, because TFDS's interleaving would change the order
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    features = {field: True for field in ("image", "label", "id") if field in builder.info.features}
-    stored = builder.as_dataset(
-        split=split,
-        batch_size=1000,
-        shuffle_files=False,
-        read_config=read_config,
-        decoders=tfds.decode.PartialDecoding(features),
-    )
-    batches = list(tfds.as_numpy(stored))
-    fields = {field: np.concatenate([batch[field] for batch in batches]) for field in features}
-    order = np.argsort(fields["id"]) if "id" in fields else slice(None)
-    return Split(images=fields["image"][order], labels=fields["label"][order].astype(np.int32))
+    decoders = tfds.decode.PartialDecoding(dict.fromkeys(fields, True))
+    return builder.as_dataset(split=split, shuffle_files=False, read_config=read_config, decoders=decoders)
+
+
+def _array_records(tfds: Any, builder: Any, split: str, fields: list[str]) -> Any:
+    """Decodes with TensorFlow, as for TFRecords, because another decoder can give other pixels for JPEG."""
+    import tensorflow as tf
+
+    if importlib.util.find_spec("array_record") is None:  # TFDS would print a banner
+        raise BadInput(
+            f"config.dataset: {builder.info.full_name} is prepared as array_record, which needs the package "
+            "array_record; install it, or prepare the dataset as tfrecord"
+        )
+    raw = list(builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES))
+    records = tf.data.Dataset.from_generator(lambda: raw, output_signature=tf.TensorSpec((), tf.string))
+    examples = records.map(builder.info.features.deserialize_example)
+    return examples.map(lambda example: {field: example[field] for field in fields})

@@ -1,8 +1,12 @@
 """The synthetic source, the TFDS source with the official order, and the cache."""
 
+import importlib.util
 import os
+import pwd
+import shutil
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,23 +80,36 @@ def prepare(tmp_path_factory):
 
     def columns(split, with_id):
         rows = STORED if split == "train" else np.arange(40, 60)
-        stored = {"image": IMAGES[rows], "label": LABELS[rows]}
-        return stored | ({"id": [f"{split}_{row:05d}" for row in rows]} if with_id else {})
+        return {"image": IMAGES[rows], "label": LABELS[rows]} | (
+            {"id": [f"{split}_{row:05d}" for row in rows]} if with_id else {}
+        )
 
-    def prepared(name, with_id=False, image_shape=(6, 5, 1), splits=("train", "test"), version="1.0.0"):
+    def prepared(
+        name,
+        with_id=False,
+        image_shape=(6, 5, 1),
+        splits=("train", "test"),
+        version="1.0.0",
+        test_labels=None,
+        **stored,
+    ):
         features = {
             "image": real_tfds.features.Image(shape=image_shape),
             "label": real_tfds.features.ClassLabel(names=["a", "b", "c", "d"]),
         }
         if with_id:
             features["id"] = real_tfds.features.Text()
+        all_columns = {split: columns(split, with_id) for split in splits}
+        if test_labels is not None:
+            all_columns["test"]["label"] = test_labels
         real_tfds.dataset_builders.store_as_tfds_dataset(
             name=name,
             version=version,
             data_dir=root,
-            split_datasets={split: tf.data.Dataset.from_tensor_slices(columns(split, with_id)) for split in splits},
+            split_datasets={split: tf.data.Dataset.from_tensor_slices(all_columns[split]) for split in splits},
             features=real_tfds.features.FeaturesDict(features),
             disable_shuffling=True,
+            **stored,
         )
         return str(root)
 
@@ -118,6 +135,67 @@ def test_tfds_dataset_without_id_keeps_its_stored_order(prepare):
     loaded = load_prepared("without_id", prepare("without_id"))
     np.testing.assert_array_equal(loaded.validation.images, IMAGES[STORED[:10]])
     np.testing.assert_array_equal(loaded.train.images, IMAGES[STORED[10:]])
+
+
+@pytest.mark.parametrize("with_id", [False, True])
+def test_array_record_gives_the_same_images_as_tfrecord(with_id, prepare):
+    name = f"array_record_{with_id}".lower()
+    loaded = load_prepared(name, prepare(name, with_id, file_format="array_record"))
+    order = np.arange(40) if with_id else STORED
+    np.testing.assert_array_equal(loaded.validation.images, IMAGES[order[:10]])
+    np.testing.assert_array_equal(loaded.train.images, IMAGES[order[10:]])
+    np.testing.assert_array_equal(loaded.train.labels, LABELS[order[10:]])
+    np.testing.assert_array_equal(loaded.test.images, IMAGES[40:])
+    assert loaded.class_names == ("a", "b", "c", "d")
+
+
+def test_missing_array_record_package_is_reported(prepare, monkeypatch):
+    data_dir = prepare("no_package", file_format="array_record")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"^config.dataset: no_package/1\.0\.0 .* needs the package array_record; "):
+        load_prepared("no_package", data_dir)
+
+
+DAMAGES = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "changed": lambda content: bytes(byte ^ 255 for byte in content[:200]) + content[200:],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["*-train.*", "dataset_info.json", "features.json"])
+def test_damaged_tfds_dataset_is_reported_with_its_folder(file_format, damage, file, prepare, tmp_path):
+    name = f"{file_format}_{damage}_{Path(file).stem.strip('-.*')}"
+    shutil.copytree(Path(prepare(name, file_format=file_format), name), tmp_path / "damaged")
+    folder = tmp_path / "damaged/1.0.0"
+    (path,) = folder.glob(file)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(BadInput) as raised:
+        load_prepared("damaged", str(tmp_path))
+    assert str(raised.value).startswith(f"config.dataset: 'damaged' in {folder} is damaged or cannot be decoded (")
+    assert str(raised.value).endswith("; prepare it again")
+    assert not {"\n", "Traceback"} & {*str(raised.value).split(" ")}
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_tfds_dataset_without_test_labels_is_rejected(file_format, prepare):
+    name = f"unlabeled_{file_format}"
+    data_dir = prepare(name, file_format=file_format, test_labels=np.where(np.arange(20) < 3, -1, LABELS[40:]))
+    with pytest.raises(BadInput, match=r"3 of the 20 images of test have labels that are not from 0 to 3, such as -1"):
+        load_prepared(name, data_dir)
+
+
+def test_default_config_of_a_prepared_dataset_is_found(prepare, monkeypatch):
+    """The folder of its config is known to TFDS alone."""
+    import tensorflow_datasets as real_tfds
+
+    root = Path(prepare("default_config", config="one"))
+    builder = real_tfds.builder_from_directory(root / "default_config/one/1.0.0")
+    monkeypatch.setattr(real_tfds, "builder", lambda name, data_dir: builder)
+    monkeypatch.setattr(tfds, "_reachable", lambda url: pytest.fail("must not download"))
+    assert len(load_prepared("default_config", str(root)).test) == 20
 
 
 def test_tfds_newest_version_is_the_default(prepare):
@@ -162,9 +240,8 @@ def test_unavailable_tfds_name_is_rejected_before_a_download(name, tmp_path):
 
 
 def test_unknown_tfds_name_is_rejected_with_similar_names(tmp_path):
-    with pytest.raises(
-        BadInput, match=r"'cifar11' is neither 'synthetic' nor a TFDS dataset; the closest names are .*cifar10,"
-    ):
+    message = r"'cifar11' is neither 'synthetic' nor a TFDS dataset; the closest names are .*cifar10,.* does not exist$"
+    with pytest.raises(BadInput, match=message):
         load_prepared("cifar11", str(tmp_path))
 
 
@@ -237,15 +314,56 @@ def test_entry_written_during_decoding_is_kept(own_cache):
 def test_unwritable_cache_is_not_an_error(own_cache, capsys):
     own_cache.write_text("a file")
     assert len(cache.load_or_build("set", "key", source).train) == 4
-    assert "not cached" in capsys.readouterr().err
+    message = f"not cached, so the next start decodes again: {own_cache}: File exists; set CIFAR_FLAX_CACHE"
+    assert capsys.readouterr().err.startswith(message)
 
 
-def test_fingerprint_changes_with_the_files(tmp_path):
+def test_validation_split_is_cached(own_cache):
+    cache.load_or_build("set", "key", lambda: replace(source(), validation=source(9).train))
+    assert cache.load_or_build("set", "key", must_not_build).validation.images.max() == 9
+
+
+@pytest.mark.parametrize(("umask", "folder_mode", "file_mode"), [(0o002, 0o775, 0o664), (0o077, 0o700, 0o600)])
+def test_umask_determines_who_can_read_an_entry(umask, folder_mode, file_mode, own_cache):
+    previous = os.umask(umask)
+    try:
+        cache.load_or_build("set", "key", source)
+    finally:
+        os.umask(previous)
+    assert (own_cache / "set-key").stat().st_mode & 0o777 == folder_mode
+    assert {path.stat().st_mode & 0o777 for path in (own_cache / "set-key").iterdir()} == {file_mode}
+
+
+def test_home_folder_that_does_not_exist_is_reported_once(monkeypatch, capsys):
+    for name in ("CIFAR_FLAX_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: {}[user])
+    assert len(cache.load_or_build("set", "key", source).train) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("not cached, so the next start decodes again: there is no home folder")
+    assert "set CIFAR_FLAX_CACHE" in line
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    with pytest.raises(BadInput, match=r"^config.data_dir: it is not set, and there is no home folder .*TFDS_DATA_DIR"):
+        data.load(config("cifar10"))
+
+
+@pytest.mark.parametrize("variable", ["CIFAR_FLAX_CACHE", "XDG_CACHE_HOME", "TFDS_DATA_DIR"])
+def test_variable_with_an_unknown_user_is_named(variable, monkeypatch):
+    monkeypatch.delenv("CIFAR_FLAX_CACHE")
+    monkeypatch.setenv(variable, "~no_such_user/x")
+    message = f"^{variable}: '~no_such_user/x': there is no home folder for '~no_such_user'"
+    with pytest.raises(BadInput, match=message):
+        data.load(config("cifar10")) if variable == "TFDS_DATA_DIR" else cache.load_or_build("set", "key", source)
+
+
+def test_fingerprint_is_that_of_the_content(tmp_path):
     (tmp_path / "a").write_text("one")
-    before = cache.fingerprint(tmp_path)
-    assert cache.fingerprint(tmp_path) == before
-    (tmp_path / "a").write_text("another")
-    assert cache.fingerprint(tmp_path) != before
+    before = cache.fingerprint([tmp_path / "a"])
+    shutil.copy(tmp_path / "a", tmp_path / "b")  # at another time
+    assert cache.fingerprint([tmp_path / "b"]) == before
+    (tmp_path / "b").write_text("two")
+    shutil.copystat(tmp_path / "a", tmp_path / "b")
+    assert cache.fingerprint([tmp_path / "b"]) != before
 
 
 def test_second_start_reads_the_cache_without_tfds(prepare, own_cache, monkeypatch):
@@ -254,6 +372,6 @@ def test_second_start_reads_the_cache_without_tfds(prepare, own_cache, monkeypat
     monkeypatch.setattr(tfds, "_import_tfds", must_not_build)
     assert len(load_prepared("second_start", data_dir).test) == 20
     for file in Path(data_dir, "second_start").rglob("*.tfrecord*"):
-        os.utime(file)  # as if rewritten, possibly with other content
+        file.write_bytes(file.read_bytes() * 2)
     with pytest.raises(AssertionError, match="was rebuilt"):
         load_prepared("second_start", data_dir)

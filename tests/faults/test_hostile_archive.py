@@ -13,7 +13,7 @@ from hostile import Canary, examples, mutated
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cifar_flax.data import Source, Split, archive, pickles
+from cifar_flax.data import Source, Split, archive, pickles, read
 
 pytestmark = pytest.mark.medium
 
@@ -224,7 +224,7 @@ def valid_members():
 
 @pytest.fixture(scope="module")
 def read_tar(root):
-    """A function that decodes a tar.gz with the given content."""
+    """A function that decodes a tar.gz, or a plain tar, with the given content."""
 
     def read(content):
         path = root / "cifar-10-python.tar.gz"
@@ -255,6 +255,25 @@ def test_damaged_tar_is_read_or_rejected(watch, read_tar, content):
     check_source(watch(read_tar, gzip.compress(content, **FAST)))
 
 
+@given(mutated(TARS))
+@example(TARS[0])
+@examples(0.05)
+def test_damaged_uncompressed_tar_is_read_or_rejected(watch, read_tar, content):
+    check_source(watch(read_tar, content))
+
+
+def test_uncompressed_tar_is_read(read_tar, capsys):
+    check_source(read_tar(TARS[0]))
+    assert "not the official content" in capsys.readouterr().err  # of the files; the archive is not compared
+
+
+def test_archive_that_is_too_large_is_not_hashed(watch, tmp_path):
+    with (tmp_path / "cifar.tar").open("wb") as sparse:
+        sparse.truncate(2**40)
+    assert watch(archive.load, tmp_path / "cifar.tar") is None
+    assert f"not a regular file of at most {archive.MAX_TAR_BYTES} bytes" in watch.error
+
+
 @given(mutated([gzip.compress(content, mtime=0) for content in TARS]))
 @examples(0.1)
 def test_damaged_gzip_is_read_or_rejected(watch, read_tar, content):
@@ -281,7 +300,7 @@ MEMBERS = st.one_of(
     st.sampled_from([bytes(1024), b"", bytes(512), b"x" * 700, bytes(100_000)]),
     st.booleans(),
 )
-@examples(0.25)
+@examples(0.2)
 def test_arbitrary_tar_is_read_or_rejected(watch, read_tar, members, ending, complete):
     check_source(watch(read_tar, gzip.compress(tar(members, b"") + tar(valid_members() * complete, ending), **FAST)))
 
@@ -368,6 +387,8 @@ def test_invalid_class_names_are_rejected(names, watch, read_tar):
 def test_pipe_does_not_block(watch, tmp_path):
     os.mkfifo(tmp_path / "cifar.tar.gz")
     assert watch(archive.load, tmp_path / "cifar.tar.gz") is None
+    assert "not a regular file of at most" in watch.error
+    assert watch(read, str(tmp_path / "cifar.tar.gz"), None) is None
     assert "neither a file nor a folder" in watch.error
     folder = tmp_path / archive.FOLDER
     folder.mkdir()

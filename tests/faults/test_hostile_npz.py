@@ -63,7 +63,7 @@ def check(source):
     if source is None:
         return
     assert isinstance(source, Source)
-    for split in (source.train, source.test):
+    for split in filter(None, (source.train, source.test, source.validation)):
         assert split.images.dtype == np.uint8
         assert split.images.ndim == 4
         assert split.images.size > 0
@@ -74,11 +74,21 @@ def check(source):
     assert all(isinstance(name, str) for name in source.class_names)
 
 
+def as_medmnist(**entries):
+    """A .npz with MedMNIST's names, some of its entries replaced by the given ones, and a validation split."""
+    splits = {"train": "train", "val": "test", "test": "test"}
+    names = {f"{split}_images": f"x_{like}" for split, like in splits.items()}
+    names |= {f"{split}_labels": f"y_{like}" for split, like in splits.items()}
+    stored = {name: entry(ARRAYS[like]) for name, like in names.items()}
+    return zipped(**(dict.fromkeys(ARRAYS) | stored | entries))
+
+
 VALID = [zipped(), zipped(zipfile.ZIP_DEFLATED), zipped(class_names=None, x_test=entry(ARRAYS["x_test"][..., :1]))]
+VALID += [as_medmnist()]
 
 
 @given(mutated(VALID))
-@examples(0.35)
+@examples(0.25)
 def test_damaged_npz_is_read_or_rejected(watch, read, content):
     check(watch(read, content))
 
@@ -107,7 +117,7 @@ ENTRIES = {
 
 
 @given(st.data())
-@examples(0.35)
+@examples(0.25)
 def test_npz_with_arbitrary_arrays_is_read_or_rejected(watch, read, data):
     entries = {}
     for name in data.draw(st.lists(st.sampled_from(list(ENTRIES)), unique=True, max_size=3)):
@@ -115,6 +125,29 @@ def test_npz_with_arbitrary_arrays_is_read_or_rejected(watch, read, data):
         assume(array is None or not array.dtype.hasobject)
         entries[name] = None if array is None else entry(array)
     check(watch(read, zipped(**entries)))
+
+
+MEDMNIST_ENTRIES = {f"{split}_images": ENTRIES["x_train"] for split in ("train", "val", "test")}
+MEDMNIST_ENTRIES |= {f"{split}_labels": LABELS for split in ("train", "val", "test")} | {"class_names": NAMES}
+
+
+@given(st.data())
+@examples(0.2)
+def test_npz_with_arbitrary_arrays_of_medmnist_is_read_or_rejected(watch, read, data):
+    entries = {}
+    for name in data.draw(st.lists(st.sampled_from(list(MEDMNIST_ENTRIES)), unique=True, max_size=3)):
+        array = data.draw(MEDMNIST_ENTRIES[name] | ANY_ARRAY | st.none())
+        assume(array is None or not array.dtype.hasobject)
+        entries[name] = None if array is None else entry(array)
+    check(watch(read, as_medmnist(**entries)))
+
+
+@given(st.lists(st.text(max_size=60), max_size=12))
+@examples(0.05)
+def test_arbitrary_names_are_listed_in_one_line(watch, read, names):
+    assume(not any("\0" in name for name in names))
+    assert watch(read, zipped(**(dict.fromkeys(names, b"") | dict.fromkeys(ARRAYS)))) is None
+    assert watch.error.isprintable()
 
 
 def header(descr="'|u1'", shape="(6, 4, 4, 3)", order="False", version=b"\x01\x00"):
@@ -166,7 +199,7 @@ LITERALS = st.sampled_from(
     VERSIONS,
     st.sampled_from([0, 1, 48, 288]),
 )
-@examples(0.3)
+@examples(0.25)
 def test_entry_with_an_arbitrary_header_is_read_or_rejected(watch, read, name, descr, shape, order, version, size):
     check(watch(read, zipped(**{name: header(descr, shape, order, version) + bytes(size)})))
 
