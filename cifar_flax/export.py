@@ -7,15 +7,16 @@ Entries have names such as `params/conv1/kernel` and `batch_stats/norm1/mean`.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from cifar_flax.cli.commandline import Parser, exit_code
-from cifar_flax.errors import BadInput
+from cifar_flax.cli.streams import say
+from cifar_flax.data.paths import read_path
 from cifar_flax.inference import Classifier, load_run
+from cifar_flax.workdir.output import output_file
 
 
 def parameters(classifier: Classifier) -> dict[str, np.ndarray]:
@@ -29,14 +30,12 @@ def command(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="the folder of a run")
     parser.add_argument("--output", help="default: parameters.npz in the workdir")
     arguments = parser.parse_args(argv)
-    arrays = parameters(load_run(arguments.workdir))
-    output = Path(arguments.output or Path(arguments.workdir) / "parameters.npz").expanduser()
-    try:
-        with output.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise BadInput(f"--output: {output} cannot be written ({error.strerror})") from error
-    print(f"{output}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} values")
+    workdir = read_path(arguments.workdir, "--workdir")
+    output = read_path(workdir / "parameters.npz" if arguments.output is None else arguments.output, "--output")
+    arrays = parameters(load_run(workdir))
+    with output_file(output, "--output") as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    say(f"{output}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} values")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,11 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_flax.cli.bad_items import BadItems
 from cifar_flax.cli.commandline import Parser, exit_code
+from cifar_flax.cli.streams import say
+from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput
-from cifar_flax.inference import load_run, load_split
+from cifar_flax.inference import Classifier, load_run, load_split
 from cifar_flax.reporting.html import report_of_run, report_of_runs
-from cifar_flax.workdir.atomic import write_text
+from cifar_flax.workdir.output import output_file
 from cifar_flax.workdir.records import Records, open_run
 
 
@@ -24,39 +27,50 @@ def command(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--out", help="default: report.html in the run's folder; for several runs, in the current folder"
     )
+    parser.add_argument("--dataset", help="where the run's dataset is now, if it has moved")
     parser.add_argument("--data_dir", help="folder of prepared TFDS datasets, if it has moved")
+    parser.add_argument("--eval_batch_size", type=int, metavar="N", help="images per step; default: as in the run")
     arguments = parser.parse_args(argv)
-    workdirs = list(dict.fromkeys(os.path.normpath(workdir) for workdir in arguments.workdirs))
+    # several spellings of a folder are one run
+    workdirs = list(dict.fromkeys(Path(os.path.normpath(read_path(text, "WORKDIR"))) for text in arguments.workdirs))
+    out = None if arguments.out is None else read_path(arguments.out, "--out")
     if len(workdirs) == 1:
-        html, out = report_one(workdirs[0], arguments.data_dir), Path(workdirs[0]) / "report.html"
-    else:
-        html, out = report_several(workdirs), Path("report.html")
-    out = Path(arguments.out or out).expanduser().absolute()
-    try:
-        write_text(out, html)
-    except OSError as error:
-        raise BadInput(f"--out: {out} cannot be written ({error.strerror}); name a file in another folder") from error
-    print(f"report      {out}")
+        classifier = load_run(workdirs[0], arguments.eval_batch_size)
+        html = report_one(classifier, workdirs[0], arguments.data_dir, arguments.dataset)
+        write_page(html, out or workdirs[0] / "report.html")
+        return
+    with BadItems() as bad_items:
+        runs = started_runs(workdirs, bad_items)
+        if runs:
+            write_page(report_of_runs(runs), out or read_path("report.html", "--out"))
 
 
-def report_one(workdir: str, data_dir: str | None) -> str:
+def write_page(html: str, out: Path) -> None:
+    with output_file(out, "--out") as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8
+    say(f"report      {out}")
+
+
+def report_one(classifier: Classifier, workdir: Path, data_dir: str | None, dataset: str | None) -> str:
     """The page of one run."""
-    classifier, records = load_run(workdir), open_started_run(workdir)
+    records = open_started_run(workdir)
     name = "test" if classifier.done else "validation"  # test images are for finished runs
-    split = load_split(classifier, name, data_dir)
+    split = load_split(classifier, name, data_dir, dataset)
     if not len(split):
         raise BadInput(f"WORKDIR: the run in {workdir} has no validation images to report on; finish it first")
     return report_of_run(classifier, split, name, records.epochs())
 
 
-def report_several(workdirs: Sequence[str]) -> str:
-    """The page of several runs, named by their paths below the folder they share."""
-    runs = [open_started_run(workdir) for workdir in workdirs]
-    common = os.path.commonpath([records.workdir for records in runs])
-    return report_of_runs({str(records.workdir.relative_to(common)): records for records in runs})
+def started_runs(workdirs: Sequence[Path], bad_items: BadItems) -> dict[str, Records]:
+    """The runs that have results, by their paths relative to the common folder of all workdirs."""
+    common, runs = os.path.commonpath(workdirs), {}
+    for workdir in workdirs:
+        with bad_items.reported():
+            runs[str(workdir.relative_to(common))] = open_started_run(workdir)
+    return runs
 
 
-def open_started_run(workdir: str) -> Records:
+def open_started_run(workdir: Path) -> Records:
     """The records of a run with at least one finished epoch."""
     records = open_run(workdir)
     if not records.epochs():

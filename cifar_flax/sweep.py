@@ -1,24 +1,30 @@
 """`python -m cifar_flax.sweep --config experiments/cnn.py --seeds 0-4`: one experiment with several seeds.
 
 Each seed is a run in runs/<experiment>/seed<N>. The same command resumes an interrupted sweep and skips the seeds that
-are done. Exit codes: 0 done, 1 a seed diverged or failed, 2 bad input, 130 and 143 interrupted.
+are done. Given at the same time in several terminals or on several machines, it shares the seeds among them.
+Exit codes: 0 done, 1 a seed diverged or failed, 2 bad input, 130 and 143 interrupted.
 """
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cifar_flax.cli import flags
 from cifar_flax.cli.commandline import Parser, exit_code
-from cifar_flax.errors import BadInput, Diverged
+from cifar_flax.data.paths import read_path
+from cifar_flax.errors import BadInput, Diverged, Locked, warn
+from cifar_flax.interruption import Interruption
 from cifar_flax.reporting import console
 from cifar_flax.reporting.formatting import describe_seeds
 from cifar_flax.train import train_and_evaluate
 
 MAX_SEEDS = 1_000  # more is probably a typo
+POLL_SECONDS = 1.0  # between two attempts at the seeds that other processes train
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -58,25 +64,71 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, list[int]]:
 def sweep(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> None:
     """Trains the seeds that are not done yet, one after the other, and prints a table of all.
 
-    A seed that diverges does not stop the others.
+    A seed that another process is training is left to it. When the others are done, the sweep returns to it, and trains
+    it if the other process ended without finishing it. A seed that diverges, or whose workdir cannot be used, does not
+    stop the others.
 
     Raises:
+        BadInput: at once if it concerns all seeds; after all others are done if it concerns one seed's workdir.
         Diverged: after all other seeds are done, if one diverged.
-        BadInput, Interrupted, Unwritable: at once, as in `train_and_evaluate`.
+        Interrupted, Unwritable: at once, as in `train_and_evaluate`.
     """
-    runs, diverged = [], []
-    for number, seed in enumerate(seeds, 1):
-        console.say(f"seed {seed}, {number} of {len(seeds)}\n")
+    runs: dict[int, dict[str, Any]] = {}
+    refused: list[int] = []
+    diverged: list[int] = []
+
+    def train(seed: int) -> None:
+        config.seed, workdir = seed, read_path(folder / f"seed{seed}", "--workdir")
         try:
-            config.seed = seed
-            runs.append(train_and_evaluate(config, folder / f"seed{seed}"))
+            runs[seed] = train_and_evaluate(config, workdir)
         except Diverged as error:
             console.say(f"diverged: {error}\n")
             diverged.append(seed)
+        except BadInput as error:
+            is_about_this_seed = str(workdir) in str(error) and folder.is_dir()
+            if isinstance(error, Locked) or not is_about_this_seed:
+                raise
+            warn(f"error: {error}")
+            refused.append(seed)
+
+    with Interruption() as interruption:  # a signal that arrives when a seed is almost done ends the sweep after it
+        train_all(seeds, train, interruption)
     if runs:
-        console.say(console.seeds_table(runs))
+        console.say(console.seeds_table([runs[seed] for seed in seeds if seed in runs]))
+    if refused:
+        raise BadInput(f"{describe_seeds(refused)} of {config.experiment} could not be trained, see above")
     if diverged:
         raise Diverged(f"{describe_seeds(diverged)} of {config.experiment}, see above")
+
+
+def train_all(seeds: Sequence[int], train: Callable[[int], None], interruption: Interruption) -> None:
+    """Calls `train` with each seed, and retries those for which it raises Locked until it does not.
+
+    Raises:
+        Interrupted: a signal arrived, and not all seeds are done.
+    """
+    locked = []
+    for number, seed in enumerate(seeds, 1):
+        interruption.raise_if_received()
+        console.say(f"seed {seed}, {number} of {len(seeds)}\n")
+        try:
+            train(seed)
+        except Locked:
+            console.say("another process is training it; this sweep returns to it at the end\n")
+            locked.append(seed)
+    announced = set()
+    while locked:
+        interruption.raise_if_received()
+        for seed in list(locked):
+            try:
+                train(seed)
+                locked.remove(seed)
+            except Locked as error:
+                if seed not in announced:
+                    console.say(f"waiting for seed {seed}: {str(error).removeprefix('--workdir: ')}")
+                    announced.add(seed)
+        if locked:
+            sleep(POLL_SECONDS)
 
 
 def command(argv: Sequence[str]) -> None:

@@ -1,7 +1,10 @@
 """The commands evaluate, predict and export, and load_run, on a finished run."""
 
+import errno
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,9 +12,9 @@ import pytest
 from PIL import Image
 
 from cifar_flax import evaluate, export, inference, predict, train
+from cifar_flax.data.pictures import read_image
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import load_run, load_split
-from cifar_flax.predict import read_image
 from cifar_flax.workdir import checksums
 
 pytestmark = pytest.mark.medium
@@ -166,6 +169,98 @@ def test_unreadable_image_is_reported(kind, workdir, tmp_path, capsys):
     assert captured.err.count("\n") == 1
 
 
+@pytest.fixture
+def photos(tmp_path, monkeypatch, tiny_dataset):
+    """A folder of four readable pictures, a broken one, and other files; the current folder is above it."""
+    monkeypatch.chdir(tmp_path)
+    for index, name in enumerate(("b.png", "A.PNG", "sub/c.bmp", "sub/deep/d.tiff")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiny_dataset.test.images[index]).save(f"photos/{name}")
+    unusable_image(Path("photos/sub"), "truncated")
+    Path("photos/notes.txt").write_text("other files are skipped")
+    Path("photos/._b.png").write_text("attributes that macOS stores")
+    Path("photos/sub/upward").symlink_to("..")
+    Path("elsewhere").mkdir()
+    Image.fromarray(tiny_dataset.test.images[4]).save("elsewhere/e.jpg")
+    Path("photos/linked").symlink_to("../elsewhere")
+    return "photos"
+
+
+IN_PHOTOS = ("A.PNG", "b.png", "linked/e.jpg", "sub/c.bmp", "sub/deep/d.tiff")
+
+
+def test_broken_picture_does_not_stop_the_others(workdir, photos, capsys):
+    arguments = ["./photos/b.png", "missing.png", f"{photos}/sub/truncated.png", "photos/A.PNG"]
+    assert predict.main([f"--workdir={workdir}", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert [line.split(":")[0] for line in captured.out.splitlines()] == ["./photos/b.png", "photos/A.PNG"]
+    lines = captured.err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [["error", arguments[1]], ["error", arguments[2]]]
+    assert predict.main([f"--workdir={workdir}", "--json", *arguments]) == 2
+    captured = capsys.readouterr()
+    alone = output_of(predict, capsys, f"--workdir={workdir}", "--json", "./photos/b.png", "photos/A.PNG")
+    assert json.loads(captured.out) == json.loads(alone)
+    assert captured.err.splitlines() == lines
+
+
+def test_all_pictures_of_a_folder_are_answered_in_order(workdir, photos, capsys):
+    assert predict.main([f"--workdir={workdir}", "--json", "--eval_batch_size=2", photos]) == 2
+    captured = capsys.readouterr()
+    assert [entry["image"] for entry in json.loads(captured.out)] == [f"photos/{name}" for name in IN_PHOTOS]
+    assert captured.err.startswith("error: photos/sub/truncated.png: ")
+    assert captured.err.count("\n") == 1
+    Path("photos/sub/truncated.png").unlink()
+    together = json.loads(output_of(predict, capsys, f"--workdir={workdir}", "--json", "photos/"))
+    alone = output_of(predict, capsys, f"--workdir={workdir}", "--json", *(f"photos/{name}" for name in IN_PHOTOS))
+    assert together == json.loads(alone)
+
+
+def test_folder_without_pictures_is_one_bad_item(workdir, photos, capsys):
+    Path("empty").mkdir()
+    assert predict.main([f"--workdir={workdir}", "empty", f"{photos}/b.png"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.startswith("photos/b.png: ")
+    assert captured.err == "error: empty: the folder contains no pictures; name a picture, or a folder with some\n"
+
+
+def test_name_with_a_line_break_is_one_line(workdir, photos, capsys):
+    Path("photos/b.png").rename("photos/b\n.png")
+    assert output_of(predict, capsys, f"--workdir={workdir}", "photos/b\n.png").startswith("photos/b\\n.png: ")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "full disk", "loop"])
+def test_unusable_output_is_reported_and_kept(kind, workdir, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "parameters.npz"
+    output_of(export, capsys, "--workdir", workdir, "--output", output)
+    before = output.read_bytes()
+    if kind != "full disk":
+        output.unlink()
+        {"folder": output.mkdir, "pipe": lambda: os.mkfifo(output), "loop": lambda: output.symlink_to(output)}[kind]()
+
+    def savez(file, **arrays):
+        file.write(b"half of the arrays")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", savez)
+    assert export.main(["--workdir", str(workdir), "--output", str(output)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: --output: {output} ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [output]
+    if kind == "full disk":
+        assert output.read_bytes() == before
+    else:
+        assert not output.is_file()
+
+
+def test_output_through_a_link_is_written_to_its_target(workdir, tmp_path, capsys):
+    (tmp_path / "link.npz").symlink_to("target.npz")
+    output_of(export, capsys, "--workdir", workdir, "--output", tmp_path / "link.npz")
+    assert (tmp_path / "link.npz").is_symlink()
+    with np.load(tmp_path / "target.npz") as arrays:
+        assert "params/conv1/kernel" in arrays
+
+
 @pytest.mark.parametrize("command", [evaluate, predict, export])
 @pytest.mark.parametrize("kind", ["missing", "no_checkpoint"])
 def test_workdir_without_a_checkpoint_is_reported_and_not_changed(command, kind, run, tmp_path, capsys):
@@ -192,7 +287,7 @@ def test_data_dir_of_a_command_does_not_change_the_config_of_the_run(workdir):
 def test_images_of_another_shape_are_rejected(workdir, tiny_dataset, monkeypatch):
     gray = replace(tiny_dataset, test=replace(tiny_dataset.test, images=tiny_dataset.test.images[..., :1]))
     monkeypatch.setattr(inference, "load", lambda config: gray)
-    with pytest.raises(BadInput, match=r"^--data_dir: the images are \[8, 8, 1\], those of the run \[8, 8, 3\]"):
+    with pytest.raises(BadInput, match=r"^--dataset: tiny is not what the run was trained on"):
         load_split(load_run(workdir), "test")
 
 

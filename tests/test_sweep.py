@@ -1,18 +1,22 @@
 """A sweep over seeds: each seed is a run, and an interrupted sweep resumes."""
 
 import json
+import signal
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from run_records import assert_same_run, interrupt_after, metrics_of, run_of
 
+from cifar_flax import sweep as sweep_module
 from cifar_flax import train
 from cifar_flax.errors import BadInput
 from cifar_flax.main import main
 from cifar_flax.reporting import formatting
 from cifar_flax.sweep import main as sweep
 from cifar_flax.sweep import parse_seeds
+from cifar_flax.workdir.lock import lock_workdir
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -84,6 +88,84 @@ def test_diverging_seed_does_not_stop_the_others(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.startswith("diverged: seeds 0 to 1 of cnn")
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the workdirs that were trained, in this order."""
+    names, original = [], train.train
+
+    def record(config, records, devices):
+        names.append(records.workdir.name)
+        original(config, records, devices)
+
+    monkeypatch.setattr(train, "train", record)
+    return names
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("other", ["finishes", "fails"])
+def test_seed_that_another_process_trains_is_retried_at_the_end(other, tmp_path, capsys, monkeypatch, trained):
+    with ExitStack() as held:
+        held.enter_context(lock_workdir(tmp_path / "seed1"))
+
+        def end_the_other(seconds):
+            held.close()
+            if other == "finishes":
+                assert main([*TINY, "--config.seed=1", f"--workdir={tmp_path / 'seed1'}"]) == 0
+
+        monkeypatch.setattr(sweep_module, "sleep", end_the_other)
+        assert sweep([*TINY, "--seeds=0-2", f"--workdir={tmp_path}"]) == 0
+    captured = capsys.readouterr()
+    assert trained == ["seed0", "seed2", "seed1"]
+    assert captured.out.count(f"waiting for seed 1: another process is training in {tmp_path / 'seed1'}") == 1
+    assert "cnn, seeds 0 to 2: " in captured.out.splitlines()[-1]
+    assert captured.err == ""
+
+
+@pytest.mark.medium
+def test_signal_in_the_last_phase_of_a_seed_ends_the_sweep_after_it(tmp_path, monkeypatch, trained):
+    evaluate_test = train.evaluate_test
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate_test(*arguments)
+
+    monkeypatch.setattr(train, "evaluate_test", interrupted)
+    assert sweep([*TINY, "--seeds=0-1", f"--workdir={tmp_path}"]) == 143
+    assert (trained, run_of(tmp_path / "seed0")["status"]) == (["seed0"], "done")
+    assert not (tmp_path / "seed1").exists()
+
+
+@pytest.mark.medium
+def test_wait_for_another_process_ends_with_control_c(tmp_path, capsys, monkeypatch):
+    def press_control_c(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_module, "sleep", press_control_c)
+    with lock_workdir(tmp_path / "seed0"):
+        assert sweep([*TINY, "--seeds=0", f"--workdir={tmp_path}"]) == 130
+
+
+@pytest.mark.medium
+def test_seed_with_an_unusable_workdir_does_not_stop_the_others(tmp_path, capsys, trained):
+    (tmp_path / "seed1").mkdir()
+    (tmp_path / "seed1" / "config.json").write_text("{")
+    assert sweep([*TINY, "--seeds=0-2", f"--workdir={tmp_path}"]) == 2
+    captured = capsys.readouterr()
+    assert trained == ["seed0", "seed2"]
+    assert "cnn, seeds 0, 2: " in captured.out.splitlines()[-1]
+    refused, summary = captured.err.splitlines()
+    assert refused.startswith(f"error: --workdir: {tmp_path / 'seed1' / 'config.json'} cannot be read")
+    assert summary == "error: seed 1 of cnn could not be trained, see above"
+
+
+@pytest.mark.parametrize("kind", ["config", "folder"])
+def test_error_that_all_seeds_have_in_common_is_one_line(kind, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    arguments = ["--config.batch_size=0"] if kind == "config" else [f"--workdir={tmp_path / 'file'}"]
+    assert sweep([*TINY, "--seeds=0-2", f"--workdir={tmp_path}", *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

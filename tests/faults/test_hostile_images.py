@@ -3,16 +3,19 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hostile import examples, mutated
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
-from cifar_flax.predict import read_image
+from cifar_flax.data.pictures import read_image
 
 pytestmark = pytest.mark.medium
 
@@ -226,6 +229,89 @@ def test_16_bits_are_scaled_not_clipped(read):
     gray = io.BytesIO()
     Image.fromarray(PIXELS[..., 0]).save(gray, "png")
     np.testing.assert_array_equal(read(encoded("png", "I;16"), 1), read(gray.getvalue(), 1))
+
+
+GRAY = PIXELS[..., 0]
+
+
+def stored(pixels, format="tiff"):
+    """The file of gray values of any type that Pillow can store."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format)
+    return content.getvalue()
+
+
+def white_is_zero(pixels):
+    """An uncompressed TIFF of 16-bit values [9, 7] of which 0 is white."""
+    tags = VALID_TAGS | {256: 7, 257: 9, 258: 16, 262: 0, 278: 9, 279: 126}
+    entries = [(number, 4, 1, value) for number, value in tags.items()]
+    return tiff(entries, bytes(200 - 8 - 2 - 12 * len(entries) - 4) + pixels.astype("<u2").tobytes())
+
+
+@pytest.mark.parametrize(
+    ("content", "tolerance"),
+    [
+        (stored(GRAY.astype(np.float32) / 255), 0),
+        (stored(GRAY.astype(np.float32)), 0),
+        (stored(GRAY.astype(np.int32)), 0),
+        (stored(GRAY.astype(np.int32) * 257), 0),
+        (stored(GRAY.astype(np.uint16)), 0),
+        (stored(GRAY.astype(np.uint16), "png"), 0),
+        (stored(GRAY.astype(np.uint16) * 257, "png"), 0),
+        (stored((GRAY * 16.06).astype(np.uint16)), 1),  # 12 bits
+        (white_is_zero(65_535 - GRAY.astype(np.uint16) * 257), 0),
+        (b"P5 7 9 4095\n" + (GRAY * 16.06).astype(">u2").tobytes(), 1),
+        (b"Pf\n7 9\n-1.0\n" + (GRAY[::-1] / 255).astype("<f4").tobytes(), 0),
+    ],
+)
+def test_gray_values_of_all_types_are_scaled_not_clipped(content, tolerance, read):
+    expected = read(stored(GRAY, "png")).astype(int)
+    assert np.abs(read(content) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(-0.5, 0.5), (0, np.nan), (0, np.inf), (0, 300.5), (0, 1.5), (-3, 200), (0, 70_000)],
+    ids=str,
+)
+def test_values_of_ambiguous_brightness_are_rejected(values, watch, read):
+    dtype = np.int32 if all(isinstance(value, int) for value in values) else np.float32
+    assert watch(read, stored(np.resize(np.array(values, dtype), (9, 7)))) is None
+    assert "not clear which is black and which is white; save it with 8 bits per color" in watch.error
+
+
+@pytest.mark.parametrize("kind", ["gray", "color"])
+def test_pictures_with_fewer_bits_stored_in_16_are_remarked_on(kind, read, capsys):
+    if kind == "gray":
+        content, words = stored(np.full((9, 7), 4_000, np.uint16)), "12 bits"
+    else:
+        header, values = struct.pack(">IIBBBBB", 7, 9, 16, 2, 0, 0, 0), b"\0" + 7 * 3 * b"\x0f\xff"
+        parts = ((b"IHDR", header), (b"IDAT", zlib.compress(9 * values)), (b"IEND", b""))
+        content, words = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts), "almost black"
+    read(content)
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    read(encoded("png", "RGB"))
+    assert capsys.readouterr().err == ""
+
+
+def test_decoder_that_runs_out_of_memory_is_reported(watch, read, monkeypatch):
+    def load(image):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    assert watch(read, encoded("bmp", "RGB")) is None
+    assert "not a readable image (MemoryError" in watch.error
+
+
+def test_picture_is_read_while_stderr_is_closed(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    code = "from cifar_flax.data.pictures import read_image; print(read_image('a.png', (8, 8, 3)).shape)"
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert finished.stdout == "(8, 8, 3)\n"
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16"])

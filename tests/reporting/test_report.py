@@ -1,6 +1,7 @@
 """The HTML report: it has the numbers of the run, is self-contained, and escapes class names."""
 
 import json
+import os
 import re
 import statistics
 from dataclasses import replace
@@ -141,26 +142,49 @@ def test_confusion_matrix_of_many_classes_is_a_figure(train_run, tiny_dataset, c
     assert sum(url.startswith("data:image/svg") for url in page.urls) == 4
 
 
-@pytest.mark.parametrize("kind", ["missing", "no_epochs", "damaged", "not_numbers", "no_folder"])
-@pytest.mark.parametrize("count", [1, 2])
-def test_unusable_run_or_output_exits_with_code_2_and_one_line(train_run, capsys, tmp_path, kind, count):
+@pytest.mark.parametrize("kind", ["missing", "no_epochs", "damaged", "not_numbers", "no_folder", "pipe"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_unusable_run_or_output_exits_with_code_2_and_one_line(train_run, capsys, tmp_path, monkeypatch, kind, count):
+    monkeypatch.chdir(tmp_path)
     workdir, arguments = train_run(), []
     if kind == "missing":
         workdir = tmp_path / "missing"
     elif kind == "no_folder":
         arguments = ["--out", str(tmp_path / "none" / "report.html")]
+    elif kind == "pipe":
+        os.mkfifo("pipe.html")
+        arguments = ["--out", "pipe.html"]
     elif kind == "no_epochs":
         (workdir / "metrics.jsonl").write_text("")
     else:
         (workdir / "metrics.jsonl").write_text("{" if kind == "damaged" else '{"epoch": 1}\n')
     capsys.readouterr()
-    other = [str(train_run(1))] * (count - 1)
+    others = [str(train_run(seed)) for seed in range(1, count)]
     capsys.readouterr()
-    assert report.main([str(workdir), *other, *arguments]) == 2
+    assert report.main([str(workdir), *others, *arguments]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert str(tmp_path / "none") in err if kind == "no_folder" else str(workdir) in err
+    assert str({"no_folder": tmp_path / "none", "pipe": tmp_path / "pipe.html"}.get(kind, workdir)) in err
     assert not (workdir / "report.html").exists()
+    if others and not arguments:  # the page of the others is written
+        assert [row[0] for row in Page(tmp_path / "report.html").rows] == ["run", "seed1", "seed2"]
+    elif kind == "pipe":
+        assert (tmp_path / "pipe.html").is_fifo()
+
+
+def test_each_unusable_run_is_a_line(train_run, capsys, tmp_path):
+    arguments = [str(tmp_path / name) for name in ("none", "seed0", "nothing")]
+    train_run()
+    capsys.readouterr()
+    assert report.main([*arguments, f"--out={tmp_path / 'all.html'}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("; ")[0] for line in lines] == [
+        f"error: --workdir: there is no run in {arguments[0]}",
+        f"error: --workdir: there is no run in {arguments[2]}",
+    ]
+    assert [row[0] for row in Page(tmp_path / "all.html").rows] == ["run", "seed0"]
+    assert report.main([arguments[0], arguments[2], f"--out={tmp_path / 'none.html'}"]) == 2
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_calibration_matches_values_computed_by_hand():
