@@ -1,4 +1,4 @@
-"""`python -m cifar_flax.main --config experiments/cnn.py`: trains, validates, tests and records one run.
+"""`python -m cifar_flax.main --config cnn`: trains, validates, tests and records one run.
 
 The records, checkpoints and figures are written to --workdir, by default runs/<experiment>. The same command resumes an
 interrupted run. Exit codes: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted.
@@ -14,7 +14,7 @@ from cifar_flax.cli import flags
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.train import train_and_evaluate
 
-DEFAULT_CONFIG = "experiments/cnn_augmented.py:demo"
+DEFAULT_CONFIG = "cnn_augmented:demo"
 
 
 def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:

@@ -1,53 +1,121 @@
-"""Loads the config of an experiment file."""
+"""Loads the config of an experiment: an experiment of the package, by its name, or any file."""
 
+import difflib
+import inspect
 import runpy
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
+from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput, in_one_line, nearest
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def experiments() -> dict[str, Path]:
+    """The experiments that come with the package: name -> file."""
+    installed = PACKAGE / "experiments"  # see pyproject.toml; in a checkout they are beside the package
+    folder = installed if installed.is_dir() else PACKAGE.parent / "experiments"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """Splits `file.py:variant` into (file, variant); the variant of `file.py` is ""."""
+    """Splits `cnn:smoke` or `file.py:smoke` into (name or file, variant). The variant is "" if there is none.
+
+    A file without the ending .py may have a colon in its name.
+    """
     file, colon, variant = spec.rpartition(".py:")
-    return (f"{file}.py", variant) if colon else (spec, "")
+    if colon:
+        return f"{file}.py", variant
+    if _is_file(spec):
+        return spec, ""
+    name, _, variant = spec.partition(":")
+    return name, variant
 
 
 def load_experiment(spec: str) -> ConfigDict:
-    """The locked config of `experiments/cnn.py` or `experiments/cnn.py:smoke`.
+    """The locked config of `cnn`, `cnn:smoke`, `experiments/cnn.py` or `experiments/cnn.py:smoke`.
+
+    A file in the current folder takes precedence over an experiment of the same name.
 
     Raises:
-        BadInput: there is no such file, it raises an error (reported with its line), or it returns no config.
+        BadInput: there is no such experiment, its file raises an error (reported with its line), or it returns no
+            config.
     """
-    file, variant = split_spec(spec)
-    path = Path(file)
+    name, variant = split_spec(spec)
+    path = find_file(name)
     try:
-        exists = path.is_file()
-    except OSError as error:  # for example, a name that is too long
-        raise BadInput(f"--config: no experiment file ({in_one_line(error)})") from error
-    if not exists:
-        raise BadInput(f"--config: no experiment file {str(path)!r}{_nearest_file(path)}")
-    try:
-        config = runpy.run_path(str(path))["get_config"](*([variant] if variant else []))
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if not callable(get_config):
+            raise BadInput(f"--config: {path} has no function get_config(); add one that returns a config")
+        config = get_config(*_arguments(get_config, variant, path))
     except BadInput:
         raise
+    except SystemExit as error:
+        advice = "an experiment file only defines get_config()"
+        raise BadInput(f"--config: {_location(path, error)}: the file calls sys.exit(); {advice}") from error
     except Exception as error:
         raise BadInput(f"--config: {_location(path, error)}: {in_one_line(error)}") from error
-    if not isinstance(config, ConfigDict):
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         raise BadInput(f"--config: get_config() of {path} returns {type(config).__name__}, not a ConfigDict")
     return config.lock()
 
 
-def _nearest_file(path: Path) -> str:
-    files = [str(other) for other in sorted(path.parent.glob("*.py"))]
-    return nearest(str(path), files) if files else "; name a file such as experiments/cnn.py"
+def find_file(name: str) -> Path:
+    """The file that `--config` names, without the variant.
+
+    Raises:
+        BadInput: there is no such file and no such experiment.
+    """
+    known = experiments()
+    if name in known and not _is_file(name):
+        return known[name]
+    path = read_path(name, "--config")
+    try:
+        if path.is_file():
+            return path
+        is_folder = name != "" and path.is_dir()
+    except OSError as error:  # for example, a name that is too long
+        raise BadInput(f"--config: the experiment file cannot be read ({in_one_line(error)})") from error
+    kind = "a folder, not an experiment file" if is_folder else "neither an experiment nor an experiment file"
+    raise BadInput(f"--config: {name!r} is {kind}{_similar(name, list(known))}")
 
 
-def _location(path: Path, error: Exception) -> str:
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
+
+
+def _similar(name: str, known: list[str]) -> str:
+    """The end of a message: the most similar experiment or file. `experiments/cnn.py` is similar to `cnn`."""
+    stem = Path(name).stem.lower()
+    if stem in known:
+        return nearest(stem, known)
+    files = [file for file in map(str, Path(name).parent.glob("*.py")) if _is_file(file)]
+    close = difflib.get_close_matches(name, [*known, *files])
+    return nearest(name, close) if close else nearest(stem, known)
+
+
+def _arguments(get_config: Callable[..., Any], variant: str, path: Path) -> list[str]:
+    """The arguments of get_config(), which may have no parameter, or one for the variant."""
+    arguments = [variant] if variant else []
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        advice = f"takes no variant; leave out {':' + variant!r}" if variant else "needs a variant; add ':<variant>'"
+        raise BadInput(f"--config: get_config() of {path} {advice} ({in_one_line(error)})") from error
+    return arguments
+
+
+def _location(path: Path, error: BaseException) -> str:
     """The line of the experiment file that raised the error."""
-    if isinstance(error, SyntaxError):
-        return f"{path}, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{path}, line {lines[-1]}" if lines else str(path)
+    if isinstance(error, SyntaxError) and error.filename == str(path):  # else in a module that it imports
+        lines = [error.lineno]
+    return f"{path}, line {lines[-1]}" if lines and lines[-1] else str(path)

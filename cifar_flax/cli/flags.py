@@ -1,4 +1,4 @@
-"""The fields of a config as flags: `--config experiments/cnn.py:smoke --config.seed=1 --workdir runs/short`."""
+"""The fields of a config as flags: `--config cnn:smoke --config.seed=1 --workdir runs/short`."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cifar_flax.cli.commandline import Parser
-from cifar_flax.cli.experiment import load_experiment, split_spec
+from cifar_flax.cli.experiment import experiments, load_experiment, split_spec
+from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput, nearest
 from cifar_flax.training.checks import CHOICES
 
@@ -25,7 +26,7 @@ PARSERS = {bool: boolean}  # for types that do not parse their own text
 def parse(
     parser: Parser, argv: Sequence[str], default: str | None = None
 ) -> tuple[ConfigDict, Path, argparse.Namespace]:
-    """The config with its overrides, the workdir, and the parser's own flags.
+    """The config with its overrides, the absolute path of the workdir, and the parser's own flags.
 
     Args:
         parser: created without help, which is added here once the fields are known.
@@ -35,8 +36,10 @@ def parse(
     Raises:
         BadInput: an argument cannot be used.
     """
-    help_text = f"default: {default}" if default else "for example experiments/cnn.py"
-    parser.add_argument("--config", default=default, required=not default, metavar="FILE[:VARIANT]", help=help_text)
+    help_text = f"{', '.join(experiments())}, or a file" + (f"; default: {default}" if default else "")
+    parser.add_argument(
+        "--config", default=default, required=not default, metavar="EXPERIMENT[:VARIANT]", help=help_text
+    )
     parser.add_argument("--workdir", help="default: runs/<experiment> or runs/<experiment>_<variant>")
     config_parser = Parser(prog=parser.prog, allow_abbrev=False, add_help=False)
     config_parser.add_argument("--config", default=default)
@@ -51,7 +54,7 @@ def parse(
             type=PARSERS.get(kind, kind),
             default=value,
             metavar="|".join(CHOICES.get(field, ())) or kind.__name__,
-            help=f"default: {value}",
+            help=f"default: {value}".replace("%", "%%"),
         )
     parser.add_argument("-h", "--help", action="help", help="show this message and exit")
     arguments, unknown = parser.parse_known_args(argv)
@@ -60,5 +63,6 @@ def parse(
         raise BadInput(f"{name!r}: no such flag{nearest(name, parser.flags)}")
     for field in config:
         config[field] = getattr(arguments, f"config.{field}")
-    name = "_".join(filter(None, (config.experiment, split_spec(spec)[1])))
-    return config, Path(arguments.workdir or f"runs/{name}"), arguments
+    name = "_".join(filter(None, (str(config.get("experiment", "")), split_spec(spec)[1])))
+    workdir = f"runs/{name}" if arguments.workdir is None else arguments.workdir
+    return config, read_path(workdir, "--workdir"), arguments

@@ -3,9 +3,13 @@
 # name -> (arguments, words that the error message must contain)
 MISTAKES = {
     "unknown_file": (["--config", "experiments/cn.py"], ["experiments/cn.py", "did you mean 'experiments/cnn.py'"]),
+    "unknown_name": (["--config", "cnnn:smoke"], ["--config", "'cnnn'", "did you mean 'cnn'"]),
+    "file_for_a_name": (["--config", "elsewhere/cnn.py"], ["elsewhere/cnn.py", "did you mean 'cnn'"]),
+    "folder": (["--config", "experiments"], ["--config", "'experiments'", "a folder"]),
     "no_file": (["--config"], ["--config", "expected one argument"]),
     "empty_file": (["--config="], ["--config", "experiment file"]),
     "unknown_variant": (["--config", "experiments/cnn.py:smok"], ["smok", "smoke"]),
+    "unknown_variant_of_a_name": (["--config", "cnn:smok"], ["'smok'", "'smoke'"]),
     "unknown_field": (["--config.bach_size=3"], ["--config.bach_size", "--config.batch_size"]),
     "unknown_flag": (["--workdri=x"], ["--workdri", "--workdir"]),
     "stray": (["stray"], ["stray"]),
