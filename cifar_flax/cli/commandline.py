@@ -1,15 +1,19 @@
 """What all commands share: one-line errors, exit codes, quiet libraries, XLA's options."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import absl.logging
 
-from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
+from cifar_flax.cli.streams import flush_stdout, repair_streams
+from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable, in_one_line, is_out_of_memory, warn
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,6 +32,10 @@ def silence_libraries() -> None:
     # TensorFlow prints its note on oneDNN before it reads the log level; here it only reads TFDS and writes events
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        Path.home()
+    except RuntimeError:  # no home folder; Keras would create a folder named ~ here
+        os.environ.setdefault("KERAS_HOME", tempfile.gettempdir())
     absl.logging.set_verbosity(absl.logging.FATAL)  # TFDS and Orbax, also for errors that they raise as well
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # errors of Orbax's tasks, which it raises as well
     sys.unraisablehook = _report_unraisable
@@ -42,10 +50,17 @@ def _report_unraisable(unraisable: Any) -> None:
 def choose_xla_options() -> None:
     """Lets XLA's CPU backend write all results of an optimizer update in one pass. Must run before jax finds devices.
 
-    The option is off by default in jaxlib 0.10, and other backends do not read it. Options in XLA_FLAGS are kept.
+    The option is off by default in jaxlib 0.10, and other backends do not read it. Options in XLA_FLAGS are kept. If
+    XLA_FLAGS does not start with a hyphen, it names a file with options and is not changed.
+
+    Raises:
+        BadInput: there is no such file. XLA would abort the process.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags:
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):
+        if not os.access(flags, os.R_OK) or not Path(flags).is_file():
+            raise BadInput(f"XLA_FLAGS: {flags!r} is neither options (--xla_...) nor a readable file; correct it")
+    elif "xla_backend_extra_options" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options=xla_cpu_use_multi_output_fusion".lstrip()
 
 
@@ -53,30 +68,43 @@ def exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str] | 
     """Runs a command on `argv`, by default sys.argv, and reports how it ended in one line.
 
     Returns:
-        0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted, 141 (SIGPIPE) if the reader of its output
-        went away, as in `| head`.
+        0 done, 1 diverged or failed, 2 bad input, 128 + the signal's number for an interrupted run (130 and 143 for
+        SIGINT and SIGTERM), 141 (SIGPIPE) if the reader of its output went away, as in `| head`.
     """
+    repair_streams()
     silence_libraries()
-    choose_xla_options()
     try:
-        command(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
+        return _exit_code(command, sys.argv[1:] if argv is None else argv)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        warn(f"failed: out of memory ({in_one_line(error)})")
+        return 1
+    finally:
+        with contextlib.suppress(Unwritable, BrokenPipeError):
+            flush_stdout()
+
+
+def _exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str]) -> int:
+    try:
+        choose_xla_options()
+        command(argv)
+        flush_stdout()
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        warn(f"error: {error}")
         return 2
     except Diverged as error:
-        print(f"diverged: {error}; try a lower config.learning_rate in another --workdir", file=sys.stderr)
+        warn(f"diverged: {error}; try a lower config.learning_rate in another --workdir")
         return 1
     except Unwritable as error:
-        print(f"failed: {error}; what was saved before is still there", file=sys.stderr)
+        warn(f"failed: {error}; what was saved before is still there")
         return 1
     except Interrupted as error:
-        print(f"{error}; the state is saved, the same command resumes from here", file=sys.stderr)
+        warn(f"{error}; the state is saved, the same command resumes from here")
         return 128 + error.signal_number
     except KeyboardInterrupt:
-        print("interrupted at once; run the same command again", file=sys.stderr)
+        warn("interrupted at once; run the same command again")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush does not fail
         return 141
     return 0

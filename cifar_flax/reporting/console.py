@@ -1,8 +1,11 @@
 """What a run prints: a first screen, progress within an epoch, a line per epoch, the result."""
 
 import math
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +20,10 @@ import rich.table
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from cifar_flax.cli.streams import discard_stdout
 from cifar_flax.data.dataset import Dataset
+from cifar_flax.errors import in_one_line, warn
+from cifar_flax.interruption import interrupt
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
 from cifar_flax.training.state import count_parameters
 from cifar_flax.workdir.epochs import validated
@@ -26,7 +32,28 @@ LOG_EVERY = 10.0  # seconds between progress lines if the output is not a termin
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    """Prints on stdout. If stdout cannot be written, the run continues without it.
+
+    If the reader of its pipe went away, as in `| head`, the run is saved and interrupted instead.
+
+    Raises:
+        BrokenPipeError: the reader went away while no run was in progress.
+    """
+    with _optional_stdout():
+        print(text, flush=True)
+
+
+@contextmanager
+def _optional_stdout() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        discard_stdout()
+        if not interrupt(signal.SIGPIPE):
+            raise
+    except (OSError, ValueError) as error:  # ValueError: Python has closed it
+        discard_stdout()
+        warn(f"stdout cannot be written ({in_one_line(error)}); the run continues without it")
 
 
 def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
@@ -94,6 +121,10 @@ def first_screen(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]
     say(f"watch it    tensorboard --logdir {workdir}\n")
 
 
+class _Bar(tqdm):  # type: ignore[misc]
+    monitor_interval = 0  # no thread of tqdm that also writes
+
+
 class EpochProgress:
     """The progress of one epoch: images, running loss and accuracy, images/s, time left.
 
@@ -103,11 +134,13 @@ class EpochProgress:
     def __init__(self, title: str, done: int, total: int):
         """`done` of `total` images were trained on before."""
         self._title, self._total = title, total
-        self._lines = not sys.stdout.isatty()
-        self._bar = tqdm(
-            desc=title, initial=done, total=total, unit=" images", unit_scale=True, leave=False,
-            disable=self._lines, file=sys.stdout,
-        )  # fmt: skip
+        self._lines = not (sys.stdout and sys.stdout.isatty())
+        self._bar = _Bar(disable=True)
+        with _optional_stdout():
+            self._bar = _Bar(
+                desc=title, initial=done, total=total, unit=" images", unit_scale=True, leave=False,
+                disable=self._lines, file=sys.stdout,
+            )  # fmt: skip
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "EpochProgress":
@@ -116,11 +149,13 @@ class EpochProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        with _optional_stdout():
+            self._bar.close()
 
     def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        self._bar.set_postfix_str(f"loss: {loss:.4f}, accuracy: {accuracy:.4f}", refresh=False)
-        self._bar.update(done - self._bar.n)
+        with _optional_stdout():
+            self._bar.set_postfix_str(f"loss: {loss:.4f}, accuracy: {accuracy:.4f}", refresh=False)
+            self._bar.update(done - self._bar.n)
         if self._lines and time.monotonic() - self._last_line > LOG_EVERY:
             self._last_line = time.monotonic()
             left = (self._total - done) / images_per_second

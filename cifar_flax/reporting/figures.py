@@ -2,7 +2,9 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -36,16 +38,24 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@contextmanager
+def _styled(more: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draws in the project's style. A character that the font lacks is drawn as a box, without a warning."""
+    with mpl.rc_context(STYLE | dict(more or {})), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary, mpl.rc_context(STYLE):
+    with atomic_write(path) as temporary, _styled():
         figure.savefig(temporary, format="png")
 
 
 def svg(figure: Figure) -> str:
     """The figure as an SVG document. Equal figures give equal text."""
-    with mpl.rc_context(STYLE | {"svg.hashsalt": "cifar_flax"}):
+    with _styled({"svg.hashsalt": "cifar_flax"}):
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None})
     return written.getvalue()
@@ -53,7 +63,7 @@ def svg(figure: Figure) -> str:
 
 def pixels(figure: Figure) -> np.ndarray:
     """The figure as an image [1, H, W, 3] uint8, as TensorBoard takes it."""
-    with mpl.rc_context(STYLE):
+    with _styled():
         figure.set_dpi(STYLE["savefig.dpi"])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

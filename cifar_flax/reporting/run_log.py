@@ -48,8 +48,8 @@ class RunLog:
         """Writes the missing events of a resumed run, or the figures of the inputs of a new one."""
         console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
         self._tensorboard.complete(position.epochs, position.state.params)
+        self._tensorboard.write_config(self._config.to_dict())
         if position.step == 0:
-            self._tensorboard.write_config(self._config.to_dict())
             self._figures.add_training_images(self._dataset)
             if self._config.augment != "none":
                 key = split_rng(position.state.rng).augmentation
