@@ -16,12 +16,14 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from cifar_flax.data import Split, load
-from cifar_flax.errors import BadInput
+from cifar_flax.errors import BadInput, warn
 from cifar_flax.models import resolve_lowering
 from cifar_flax.training.job import abstract_state, make_job
+from cifar_flax.training.memory import batch_fits
 from cifar_flax.training.state import TrainState
 from cifar_flax.workdir.checkpoints import Checkpoints, Damaged, read
-from cifar_flax.workdir.identity import differences, with_defaults
+from cifar_flax.workdir.environment import find_devices
+from cifar_flax.workdir.identity import describe_data, differences, refuse_other_data, with_defaults
 from cifar_flax.workdir.records import open_run
 
 NEEDED_FIELDS = ("platform", "num_train_examples", "image_shape", "class_names")  # of run.json
@@ -72,21 +74,28 @@ class Classifier:
             raise ValueError(f"images are {images.dtype} {list(images.shape)}, not uint8 {['N', *self.image_shape]}")
         size = self.config.eval_batch_size
         results = [np.empty((0, len(self.class_names)), np.float32)]
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            padded = np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))  # one shape, compiled once
-            results.append(np.asarray(self._probabilities(self.params, self.batch_stats, padded))[: len(batch)])
+        with batch_fits("--eval_batch_size", size):
+            for start in range(0, len(images), size):
+                batch = images[start : start + size]
+                padded = np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))  # one shape, compiled once
+                results.append(np.asarray(self._probabilities(self.params, self.batch_stats, padded))[: len(batch)])
         return np.concatenate(results)
 
 
-def load_run(workdir: str | Path) -> Classifier:
+def load_run(workdir: str | Path, eval_batch_size: int | None = None) -> Classifier:
     """The model of a workdir with the parameters of its best checkpoint; in an unfinished run, the best so far.
 
     Without validation images it is the newest checkpoint.
 
+    Args:
+        workdir: the folder of a run.
+        eval_batch_size: number of images that the model processes at once; None: as in the run.
+
     Raises:
-        BadInput: there is no run or no checkpoint, or they are damaged.
+        BadInput: there is no run or no checkpoint, or they are damaged, or `eval_batch_size` is not valid.
     """
+    if eval_batch_size is not None and not 1 <= eval_batch_size <= 2**16:
+        raise BadInput(f"--eval_batch_size: {eval_batch_size} is not valid; use a number from 1 to 65536")
     records = open_run(workdir)
     workdir, run = records.workdir, records.run
     missing = [field for field in NEEDED_FIELDS if field not in run]
@@ -95,7 +104,7 @@ def load_run(workdir: str | Path) -> Classifier:
     which = "best" if records.config.get("num_validation") else "latest"
     if not any(path.name.isdecimal() for path in (workdir / "checkpoints" / which).glob("*")):
         raise BadInput(f"--workdir: the run in {workdir} has no checkpoint yet; wait for the end of its first epoch")
-    config, device = ConfigDict(with_defaults(records.config)), jax.devices()[0]
+    config, device = ConfigDict(with_defaults(records.config)), find_devices()[0]
     if run["platform"] != device.platform:
         config.lowering = "auto"
         config.lowering = resolve_lowering(config, device.platform)
@@ -103,7 +112,9 @@ def load_run(workdir: str | Path) -> Classifier:
     state, progress = _read(workdir, which, abstract_state(job, tuple(run["image_shape"])))
     if differences(progress["config"], config):
         raise BadInput(f"--workdir: {workdir / 'config.json'} is not the config of the {which} checkpoint; restore it")
-    return Classifier(config, run, len(progress["epochs"]), job.model, state.params, state.batch_stats)
+    config.eval_batch_size = eval_batch_size or config.eval_batch_size
+    run = run | progress.get("data", {})  # the class names are those that the parameters were trained for
+    return Classifier(config, run, job.finished_epochs(int(state.step)), job.model, state.params, state.batch_stats)
 
 
 def _read(workdir: Path, which: str, like: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -119,22 +130,27 @@ def _read(workdir: Path, which: str, like: Any) -> tuple[TrainState, dict[str, A
     return state, progress
 
 
-def load_split(classifier: Classifier, name: str, data_dir: str | None = None) -> Split:
+def load_split(classifier: Classifier, name: str, data_dir: str | None = None, dataset: str | None = None) -> Split:
     """The split `name` (train, validation or test) of the dataset that a run was trained on.
 
     Args:
         classifier: the run.
         name: train, validation or test.
         data_dir: folder of prepared TFDS datasets, if it has moved since.
+        dataset: where the dataset is now, as in `config.dataset`, if it has moved since.
 
     Raises:
-        BadInput: the dataset cannot be loaded, or its images have another shape than the run's.
+        BadInput: the dataset cannot be loaded, or it is not what the run was trained on.
     """
     config = classifier.config.copy_and_resolve_references()
-    if data_dir:
-        config.update(data_dir=data_dir)
-    split: Split = getattr(load(config), name)
-    if split.images.shape[1:] != classifier.image_shape:
-        shape, expected = list(split.images.shape[1:]), list(classifier.image_shape)
-        raise BadInput(f"--data_dir: the images are {shape}, those of the run {expected}; name the run's dataset")
+    moved = {"data_dir": data_dir, "dataset": dataset}
+    config.update({field: value for field, value in moved.items() if value is not None})
+    try:
+        loaded = load(config)
+    except BadInput as error:
+        raise BadInput(f"{error}; if the run's dataset has moved, name it with --dataset") from error
+    refuse_other_data(classifier.run, describe_data(loaded), f"--dataset: {config.dataset}")
+    if "data_sha256" not in classifier.run:
+        warn("the images are not checked, because this run was trained by an older version")
+    split: Split = getattr(loaded, name)
     return split

@@ -20,18 +20,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_flax.data import load
-from cifar_flax.errors import Diverged
+from cifar_flax.data.remarks import remarks
+from cifar_flax.errors import Diverged, warn
 from cifar_flax.interruption import Interruption
 from cifar_flax.reporting import console
 from cifar_flax.reporting.run_log import RunLog
 from cifar_flax.resume import Position, SavedPositions
-from cifar_flax.training.checks import check_config, check_sizes
+from cifar_flax.training.checks import check_config, check_image_size, check_sizes
 from cifar_flax.training.evaluation import evaluate_split
 from cifar_flax.training.job import Job, make_job, resolve_config, zero_metrics
+from cifar_flax.training.memory import batch_fits
 from cifar_flax.training.programs import Programs, evaluate_test, make_programs
 from cifar_flax.training.steps import what_diverged
-from cifar_flax.workdir.environment import environment
-from cifar_flax.workdir.identity import describe_run, only_adds_epochs, refuse_other_config
+from cifar_flax.workdir import identity
+from cifar_flax.workdir.environment import environment, find_devices
 from cifar_flax.workdir.lock import lock_workdir
 from cifar_flax.workdir.records import Records
 
@@ -57,47 +59,67 @@ def train_and_evaluate(
 
     Raises:
         BadInput: the config, the dataset or the workdir cannot be used.
-        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        Interrupted: a signal arrived; the state is saved.
         Diverged: a loss or a parameter is not finite; the last checkpoint remains.
         Unwritable: the disk is full or the workdir cannot be written; the last checkpoint remains.
     """
     check_config(config)
-    devices = list(devices or jax.devices())
-    config = resolve_config(config, devices)
+    devices = list(devices or find_devices())
+    config = resolve_config(identity.with_absolute_paths(config), devices)
     records = Records(workdir)
-    refuse_other_config(records, config)
-    if records.done and not only_adds_epochs(records.config, config):
-        console.say(f"This run is done; nothing is trained again.\nworkdir     {records.workdir}")
-    else:
+    if not is_done(records, config):
         with lock_workdir(records.workdir):
             records.read()  # another process may have written here until now
-            refuse_other_config(records, config)
-            train(config, records, devices)
+            if not is_done(records, config):
+                train(config, records, devices)
     console.result(records.run, records.workdir)
     return records.run
 
 
+def is_done(records: Records, config: ConfigDict) -> bool:
+    """Whether the workdir holds this run and nothing remains to be trained. If so, prints that.
+
+    Raises:
+        BadInput: it holds a run with another config, or a finished one whose dataset was replaced.
+    """
+    identity.refuse_other_config(records, config)
+    if not records.done or identity.only_adds_epochs(records.config, config):
+        return False
+    identity.refuse_replaced_data(records, config)
+    console.say(f"This run is done; nothing is trained again.\nworkdir     {records.workdir}")
+    return True
+
+
 def train(config: ConfigDict, records: Records, devices: list[jax.Device]) -> None:
-    """Trains and tests in a workdir that is locked, and updates its `records`."""
+    """Trains and tests in a workdir that is locked. A run that is refused changes nothing there."""
     dataset = load(config)
     check_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
     job = make_job(config, len(dataset.train), dataset.num_classes, devices)
-    records.begin(config, describe_run(config, dataset) | environment(devices))
+    check_image_size(config, job.model, dataset.image_shape)
+    data = identity.describe_data(dataset)
+    if records.saved:
+        identity.refuse_other_data(records.run, data, f"config.dataset: {config.dataset}")
+    else:
+        for remark in remarks(dataset):
+            warn(remark)
     with (
         records.status(),
         Interruption() as interruption,
-        SavedPositions(job, config, records) as saved,
+        SavedPositions(job, config, records, data) as saved,
         RunLog(job, dataset, config, records) as log,
     ):
         position = saved.restore_or_init(dataset.train.images)
+        records.begin(config, identity.describe_run(config) | data | environment(devices))
+        saved.reset_records(position)
         log.begin(position)
         programs = make_programs(job, position.state, position.metrics, dataset, config)
         records.update(compile_seconds=programs.compile_seconds)
         log.compiled(programs, position)
         while len(position.epochs) < job.num_epochs:
             position = train_epoch(job, programs, position, saved, log, interruption)
+            saved.save(position)  # before the validation, which may not fit into memory
             position = finish_epoch(job, programs, position)
-            saved.save(position)
+            saved.end_epoch(position)
             log.epoch(position)
             interruption.raise_if_received()
         test, predicted = evaluate_test(programs, saved.state_to_test(position))
@@ -143,10 +165,12 @@ def train_chunk(programs: Programs, position: Position, stop: int) -> Position:
         Diverged: a loss or a parameter is not finite.
     """
     start = time.perf_counter()
-    state, metrics, diverged = programs.train_steps(
-        position.state, position.metrics, programs.train.images, programs.train.labels, np.int32(stop)
-    )
-    if diverged:  # reading it waits for the device
+    with batch_fits("config.batch_size", programs.batch_size):
+        state, metrics, diverged = programs.train_steps(
+            position.state, position.metrics, programs.train.images, programs.train.labels, np.int32(stop)
+        )
+        diverged = bool(diverged)  # waits for the device
+    if diverged:
         raise Diverged(f"{what_diverged(state)} (epoch {len(position.epochs) + 1}) is not finite")
     return Position(state, metrics, position.epochs, position.seconds + time.perf_counter() - start)
 
@@ -167,7 +191,8 @@ def finish_epoch(job: Job, programs: Programs, position: Position) -> Position:
         "images_per_second": int(position.metrics.num_images) / position.seconds,
     }
     if programs.validation.num_images:
-        validation = evaluate_split(programs.evaluate, position.state, programs.validation)
+        with batch_fits("config.eval_batch_size", programs.eval_batch_size):
+            validation = evaluate_split(programs.evaluate, position.state, programs.validation)
         if not math.isfinite(validation.loss):
             raise Diverged(f"the validation loss after step {line['step']} (epoch {line['epoch']}) is not finite")
         line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}

@@ -1,9 +1,13 @@
 """Training runs: their records, resuming with the same results, and the ways in which they can end."""
 
+import errno
+import io
 import json
 import math
+import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -13,6 +17,8 @@ import optax
 import pytest
 from run_records import ONE_DEVICE, assert_same_run, events_of, final_arrays, interrupt_after, metrics_of, run_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cifar_flax import resume, train
 from cifar_flax.errors import BadInput, Diverged, Interrupted
@@ -202,20 +208,42 @@ def test_run_can_be_interrupted_repeatedly(finished_run, tiny_config, tmp_path, 
     assert_same_run(tmp_path, finished_run)
 
 
+class LostStdout(io.StringIO):
+    """A stdout that cannot be written from the first epoch on."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        if "Epoch" in text:
+            raise self.error
+        return super().write(text)
+
+
 @pytest.mark.medium
-def test_run_whose_output_is_cut_off_counts_as_interrupted(finished_run, tiny_config, tmp_path, monkeypatch):
+def test_run_whose_output_is_cut_off_is_saved_and_resumes(finished_run, tiny_config, tmp_path, monkeypatch):
     """As by `| head`: the reader of stdout went away, nothing is wrong with the workdir."""
     with monkeypatch.context() as patch:
-
-        def raise_broken_pipe(*arguments):
-            raise BrokenPipeError
-
-        patch.setattr(console, "epoch_line", raise_broken_pipe)
-        with pytest.raises(BrokenPipeError):
+        patch.setattr(sys, "stdout", LostStdout(BrokenPipeError()))
+        with pytest.raises(Interrupted, match="SIGPIPE"):
             train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
-    assert run_of(tmp_path)["status"] == "interrupted"
+    assert (run_of(tmp_path)["status"], run_of(tmp_path)["checkpoint_step"]) == ("interrupted", 4)
     train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
     assert_same_run(tmp_path, finished_run)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_run_continues_without_an_output_that_cannot_be_written(
+    number, finished_run, tiny_config, tmp_path, monkeypatch, capsys
+):
+    """As on a terminal that is gone, or with a log on a full disk."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", LostStdout(OSError(number, os.strerror(number))))
+        train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert_same_run(tmp_path, finished_run)
+    assert capsys.readouterr().err.count(f"stdout cannot be written (OSError: [Errno {number}]") == 1
 
 
 @pytest.mark.medium
@@ -254,12 +282,61 @@ def test_run_that_stops_before_the_best_checkpoint_is_written_recovers_it(
 
 
 @pytest.mark.medium
+def test_run_killed_before_it_recorded_its_best_epoch_does_not_validate_it_again(tiny_config, tmp_path, monkeypatch):
+    """The second validation could be worse, and the best checkpoint before is gone."""
+
+    def killed(self, position):
+        self._keep_if_best(position)
+        if len(position.epochs) == 2:
+            raise KeyboardInterrupt
+        self._records.write_epochs(position.epochs, 16)
+
+    losses = iter([2.0, 1.0, 3.0])
+    evaluate_split = train.evaluate_split
+    monkeypatch.setattr(train, "evaluate_split", lambda *args: evaluate_split(*args)._replace(loss=next(losses)))
+    tiny_config.num_epochs = 3.0
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.SavedPositions, "end_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    record = train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert (record["best_epoch"], record["best_validation_loss"]) == (2, 1.0)
+    assert [line["validation_loss"] for line in metrics_of(tmp_path)] == [2.0, 1.0, 3.0]
+
+
+@pytest.mark.medium
 def test_finished_run_continues_with_more_epochs(finished_run, tiny_config, tmp_path):
     tiny_config.num_epochs = 1.0
     train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
     tiny_config.num_epochs = 2.0
     train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
     assert_same_run(tmp_path, finished_run)
+
+
+@pytest.mark.medium
+def test_figures_and_events_are_those_of_one_run_after_more_epochs(finished_run, tiny_config, tmp_path):
+    tiny_config.num_epochs = 1.0
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    tiny_config.num_epochs = 2.0
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    for tag in ("train_loss", "test_accuracy", "learning_curves", "predictions"):
+        assert events_of(tmp_path, tag) == events_of(finished_run, tag), tag
+    for name in FIGURES:
+        drawn, expected = (folder / "figures" / f"{name}.png" for folder in (tmp_path, finished_run))
+        assert drawn.read_bytes() == expected.read_bytes()
+    assert before["learning_curves.png"] != (tmp_path / "figures" / "learning_curves.png").read_bytes()
+    assert recorded_epochs(tmp_path) == [2.0]
+    assert json.loads((tmp_path / "config.json").read_text())["num_epochs"] == 2.0
+
+
+def recorded_epochs(workdir):
+    """`num_epochs` of all hyperparameters in TensorBoard's files, of which it shows the first."""
+    files = (workdir / "tensorboard").iterdir()
+    values = [value for file in files for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
+    stored = [value for value in values if value.tag == "_hparams_/session_start_info"]
+    contents = [HParamsPluginData.FromString(value.metadata.plugin_data.content) for value in stored]
+    return [content.session_start_info.hparams["num_epochs"].number_value for content in contents]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ logits [B, num_classes] float32. With `train=True` it gets a `dropout` rng and m
 """
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -41,6 +43,21 @@ def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
     supported = {name: value for name, value in settings.items() if has_setting(config.model, name)}
     model = MODELS[config.model](num_classes, **supported)
     return Normalized(model) if config.normalize else model
+
+
+def takes_images(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+    """Whether the model can be initialized for images [H, W, C] of this shape. Nothing is computed."""
+    try:
+        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
+    except Exception:  # the error for an empty feature map depends on the layer
+        return False
+    return True
+
+
+def smallest_side(model: nn.Module, channels: int) -> int | None:
+    """The height and width in pixels of the smallest square images that the model takes; None if above 64."""
+    sides = (side for side in range(1, 65) if takes_images(model, (side, side, channels)))
+    return next(sides, None)
 
 
 def resolve_lowering(config: ConfigDict, platform: str) -> str:

@@ -4,11 +4,12 @@ import reprlib
 import sys
 from collections.abc import Collection
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from cifar_flax.config import base_config
 from cifar_flax.errors import BadInput, nearest
-from cifar_flax.models import MODELS, has_setting
+from cifar_flax.models import MODELS, has_setting, smallest_side, takes_images
 from cifar_flax.ops import LOWERINGS
 from cifar_flax.training.augment import AUGMENTATIONS
 from cifar_flax.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -83,6 +84,19 @@ def check_sizes(config: ConfigDict, num_train: int, image_shape: tuple[int, int,
         _require(config.max_translation <= limit, config, "max_translation", f"at most {limit} for images of this size")
     for field in ("batch_size", "eval_batch_size"):
         _require(config[field] % num_devices == 0, config, field, f"a multiple of the {num_devices} devices")
+
+
+def check_image_size(config: ConfigDict, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Raises BadInput if the images are smaller than the model can take."""
+    height, width, channels = image_shape
+    if takes_images(model, image_shape):
+        return
+    side = smallest_side(model, channels)
+    if side and side > min(height, width):  # otherwise the size is not the reason; the model raises its own error
+        raise BadInput(
+            f"config.dataset: the model {config.model} needs images of at least {side} x {side} pixels, and these are "
+            f"{height} x {width}; use larger images or config.model=mlp, which takes any size"
+        )
 
 
 def _require(condition: bool, config: ConfigDict, field: str, possible: str) -> None:

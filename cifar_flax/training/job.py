@@ -52,6 +52,10 @@ class Job(NamedTuple):
         """Number of epochs that are started: 10 for 9.9."""
         return math.ceil(self.num_steps / self.steps_per_epoch)
 
+    def finished_epochs(self, step: int) -> int:
+        """Number of epochs that are finished after `step` steps."""
+        return self.num_epochs if step >= self.num_steps else step // self.steps_per_epoch
+
     def steps_after(self, epoch: int) -> int:
         """Number of finished steps at the end of an epoch; epochs count from 1."""
         return min(epoch * self.steps_per_epoch, self.num_steps)

@@ -12,19 +12,21 @@ from cifar_flax.data import Dataset
 from cifar_flax.errors import Diverged
 from cifar_flax.training.evaluation import PlacedSplit, evaluate_split, make_evaluate, place_split
 from cifar_flax.training.job import Job
+from cifar_flax.training.memory import batch_fits, images_fit
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.state import TrainState
 from cifar_flax.training.steps import make_train_steps
 
 
 class Programs(NamedTuple):
-    """What a run calls, and on what.
+    """The functions that a run calls, and their data.
 
     Attributes:
         train_steps: compiled function of `make_train_steps`.
         evaluate: compiled function of `make_evaluate`.
         evaluate_tta: the same with test-time augmentation, or None. It is used once, at the end, and compiled then.
         train, validation, test: the splits, on the devices.
+        batch_size, eval_batch_size: images that the functions process at once.
         compile_seconds: time spent compiling.
     """
 
@@ -34,20 +36,29 @@ class Programs(NamedTuple):
     train: PlacedSplit
     validation: PlacedSplit
     test: PlacedSplit
+    batch_size: int
+    eval_batch_size: int
     compile_seconds: float
 
 
 def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Dataset, config: ConfigDict) -> Programs:
-    """Copies the images to the devices and compiles each function once, for the shapes of `state` and `metrics`."""
-    train = place_split(dataset.train, len(dataset.train), job.mesh)
-    num_rows = max(len(dataset.validation), len(dataset.test))  # one shape, so that one compilation serves both
-    validation, test = (place_split(split, num_rows, job.mesh) for split in (dataset.validation, dataset.test))
+    """Copies the images to the devices and compiles each function once, for the shapes of `state` and `metrics`.
+
+    Raises:
+        BadInput: the images or a batch do not fit into memory.
+    """
+    with images_fit(dataset):
+        train = place_split(dataset.train, len(dataset.train), job.mesh)
+        num_rows = max(len(dataset.validation), len(dataset.test))  # one shape, so that one compilation serves both
+        validation, test = (place_split(split, num_rows, job.mesh) for split in (dataset.validation, dataset.test))
     evaluate = partial(
         make_evaluate, job.model, num_classes=dataset.num_classes, batch_size=config.eval_batch_size, mesh=job.mesh
     )
     start = time.perf_counter()
-    train_steps = make_train_steps(job).lower(state, metrics, train.images, train.labels, np.int32(0)).compile()
-    compiled_evaluate = evaluate().lower(state.params, state.batch_stats, *validation).compile()
+    with batch_fits("config.batch_size", job.batch_size):
+        train_steps = make_train_steps(job).lower(state, metrics, train.images, train.labels, np.int32(0)).compile()
+    with batch_fits("config.eval_batch_size", config.eval_batch_size):
+        compiled_evaluate = evaluate().lower(state.params, state.batch_stats, *validation).compile()
     compile_seconds = time.perf_counter() - start
     return Programs(
         train_steps=train_steps,
@@ -56,6 +67,8 @@ def make_programs(job: Job, state: TrainState, metrics: Metrics, dataset: Datase
         train=train,
         validation=validation,
         test=test,
+        batch_size=job.batch_size,
+        eval_batch_size=config.eval_batch_size,
         compile_seconds=compile_seconds,
     )
 
@@ -65,11 +78,13 @@ def evaluate_test(programs: Programs, network: Any) -> tuple[dict[str, float], n
 
     Raises:
         Diverged: a test loss is not finite.
+        BadInput: a batch does not fit into memory.
     """
-    test = evaluate_split(programs.evaluate, network, programs.test)
+    with batch_fits("config.eval_batch_size", programs.eval_batch_size):
+        test = evaluate_split(programs.evaluate, network, programs.test)
+        test_tta = programs.evaluate_tta and evaluate_split(programs.evaluate_tta, network, programs.test)
     fields = {"test_loss": test.loss, "test_accuracy": test.accuracy}
-    if programs.evaluate_tta:
-        test_tta = evaluate_split(programs.evaluate_tta, network, programs.test)
+    if test_tta:
         fields |= {"tta_test_loss": test_tta.loss, "tta_test_accuracy": test_tta.accuracy}
     if not all(math.isfinite(value) for value in fields.values()):
         raise Diverged("the test loss is not finite")

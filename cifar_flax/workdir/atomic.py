@@ -1,9 +1,13 @@
 """Writes files so that they are complete or absent, even after a loss of power."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# The errors of file systems that cannot flush a folder: CIFS, vboxsf, some FUSE file systems.
+NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -30,7 +34,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Flushes a file, or the entries of a folder, to disk."""
+    """Flushes a file to disk, or the entries of a folder if its file system can do that."""
+    if path.is_dir():
+        flush_folder(path)
+    else:
+        _fsync(path)
+
+
+def flush_folder(path: Path) -> bool:
+    """Flushes the entries of a folder to disk. Returns False if its file system cannot do that."""
+    try:
+        _fsync(path)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+        return False
+    return True
+
+
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,8 +8,8 @@ A checkpoint holds the checksums of its arrays, which are verified whenever it i
 """
 
 import shutil
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,11 +17,24 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from cifar_flax.errors import BadInput, Unwritable
+from cifar_flax.errors import BadInput, Unwritable, warn
 from cifar_flax.workdir import checksums
-from cifar_flax.workdir.atomic import fsync
+from cifar_flax.workdir.atomic import flush_folder, fsync
 
 VERSION = 1  # incremented when the content of a checkpoint changes
+
+# Words in the errors of a checkpoint that may be intact -> the problem, and what to do.
+NOT_DAMAGE = {
+    "PermissionError": "permission denied; ask its owner for it",
+    "PERMISSION_DENIED": "permission denied; ask its owner for it",
+    "Permission denied": "permission denied; ask its owner for it",
+    "Too many open files": "too many open files; raise the limit (ulimit -n)",
+    "MemoryError": "out of memory; free some",
+    "RESOURCE_EXHAUSTED": "out of memory; free some",
+    "Input/output error": "input/output error; check the disk, then run the command again",
+    "Stale file handle": "stale file handle; check the network disk, then run the command again",
+    "Transport endpoint": "not connected; check the network disk, then run the command again",
+}
 
 
 class Damaged(Exception):
@@ -36,6 +49,8 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, read_only: bool = False):
         """Unless `read_only`, creates the folders and removes what a killed process left half written."""
+        if not read_only and not flush_folder(workdir):
+            _flush_without_tensorstore()
         self.latest = _make_manager(workdir / "checkpoints" / "latest", max_to_keep=2, read_only=read_only)
         self.best = _make_manager(workdir / "checkpoints" / "best", max_to_keep=1, read_only=read_only)
 
@@ -83,7 +98,8 @@ def read(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dic
 
     Raises:
         Damaged: it differs from what was saved.
-        BadInput: it is intact, but was written by another version of the program or for another network.
+        BadInput: it may be intact, but cannot be read (NOT_DAMAGE), or was written by another version of the program or
+            for another network.
     """
     progress = _read_item(manager, step, "progress", ocp.args.JsonRestore())
     if not checksums.checksum_matches(progress):
@@ -120,7 +136,7 @@ def set_aside(manager: ocp.CheckpointManager, step: int, error: Damaged) -> None
     place = next(place for place in places if not place.exists())
     folder.rename(place)
     manager.reload()
-    print(f"damaged: {error}; set aside as {place}", file=sys.stderr)
+    warn(f"damaged: {error}; set aside as {place}")
 
 
 def damaged_folder(workdir: Path) -> Path:
@@ -138,6 +154,18 @@ def _make_manager(folder: Path, *, max_to_keep: int, read_only: bool) -> ocp.Che
     return ocp.CheckpointManager(folder, item_names=("arrays", "progress"), options=options)
 
 
+def _flush_without_tensorstore() -> None:
+    """Keeps TensorStore from flushing folders, which some file systems cannot do. `save` flushes everything anyway.
+
+    Orbax has no option for this, so its internal constants are changed.
+    """
+    with suppress(ImportError, AttributeError):  # of another version of Orbax
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+
+        for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+            context["file_io_sync"] = False
+
+
 def _folder(manager: ocp.CheckpointManager, step: int) -> Path:
     return Path(manager.directory) / str(step)
 
@@ -152,6 +180,9 @@ def _read_item(manager: ocp.CheckpointManager, step: int, name: str, args: Any) 
     try:
         return manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
     except Exception as error:  # Orbax and TensorStore raise almost anything for a damaged file
+        for words, problem in NOT_DAMAGE.items():
+            if words in f"{type(error).__name__}: {error}":
+                raise BadInput(f"--workdir: {_folder(manager, step)} cannot be read: {problem}") from error
         raise Damaged(f"{_folder(manager, step)}: {name} cannot be read ({_reason(error)})") from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
 from cifar_flax.workdir import checksums
 from cifar_flax.workdir.atomic import write_text
@@ -29,7 +30,11 @@ class Records:
     """
 
     def __init__(self, workdir: str | Path):
-        self.workdir = Path(workdir).expanduser().absolute()
+        self.workdir = read_path(workdir, "--workdir")
+        if not _is_utf8(self.workdir):
+            name = repr(str(self.workdir))
+            raise BadInput(f"--workdir: {name} is not valid UTF-8, which checkpoints need; choose another name")
+        self._begun = False
         self.read()
 
     def read(self) -> None:
@@ -50,6 +55,8 @@ class Records:
             stored = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
+        except NotADirectoryError as error:
+            raise BadInput(f"--workdir: {self.workdir} is not a folder; choose another workdir") from error
         except (OSError, ValueError, RecursionError) as error:
             raise BadInput(f"--workdir: {path} cannot be read ({error}); {advice}") from error
         if not isinstance(stored, dict) or not stored:
@@ -78,19 +85,32 @@ class Records:
                 raise BadInput(f"--workdir: {path}, line {number}, lacks a number; {REWRITE}")
         return lines
 
-    def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
-        """Writes config.json and sets these fields of run.json.
+    @property
+    def saved(self) -> bool:
+        """Whether a checkpoint was ever saved here, as far as the files show. If run.json is lost, that is assumed."""
+        kept = [path for path in (self.workdir / "checkpoints").glob("*/*") if path.name.isdecimal()]
+        damaged = (self.workdir / "checkpoints" / "damaged").exists()
+        return "checkpoint_step" in self.run or bool(kept) or damaged or bool(self.config and not self.run)
 
-        Other fields keep their values until they are set again: a run that cannot be resumed does not lose its results.
+    def intact_epochs(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl if the file is as `write_epochs` left it, otherwise none."""
+        intact = self.run.get("metrics_sha256") == self._metrics_checksum()
+        return self.epochs() if intact else []
+
+    def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
+        """Sets these fields of run.json and the status `running`, and writes config.json.
+
+        Other fields keep their values until they are set again: a run that is extended keeps its results until it has
+        new ones.
 
         Raises:
             BadInput: the workdir cannot be written.
         """
-        self.config = config.to_dict()
-        self.run.pop("reason", None)
+        self.run = {name: value for name, value in self.run.items() if name != "reason"} if self.saved else {}
+        self.config, self._begun = config.to_dict(), True
         try:
+            self.update(status="running", **fields)
             write_text(self.workdir / "config.json", json.dumps(self.config, indent=2) + "\n")
-            self.update(**fields)
         except OSError as error:
             raise BadInput(
                 f"--workdir: {self.workdir} cannot be written ({error.strerror}); choose another workdir"
@@ -109,6 +129,7 @@ class Records:
             best, last = best_of(epochs), epochs[-1]
             seconds = sum(line["epoch_seconds"] for line in epochs)
             self.update(
+                metrics_sha256=self._metrics_checksum(),
                 best_epoch=best["epoch"],
                 best_validation_loss=best.get("validation_loss"),
                 best_validation_accuracy=best.get("validation_accuracy"),
@@ -119,12 +140,12 @@ class Records:
     def finish(self, **fields: Any) -> None:
         """Sets the results of the test and the status `done`. Results of an earlier, shorter run are removed."""
         self.run = {name: value for name, value in self.run.items() if name not in TEST_FIELDS}
-        self.update(status="done", metrics_sha256=self._metrics_checksum(), **fields)
+        self.update(status="done", **fields)
 
     @property
     def done(self) -> bool:
         """Whether the run is done and its metrics.jsonl is unchanged since."""
-        return self.run.get("status") == "done" and self.run["metrics_sha256"] == self._metrics_checksum()
+        return self.run.get("status") == "done" and self.run.get("metrics_sha256") == self._metrics_checksum()
 
     def _metrics_checksum(self) -> str:
         try:
@@ -134,17 +155,16 @@ class Records:
 
     @contextmanager
     def status(self) -> Iterator[None]:
-        """Keeps the `status` of run.json: `running` within the block, then how the block ended.
+        """Records in run.json how the block failed, with the `reason`, if it had called `begin`.
 
-        A failure is recorded with its `reason`. The block calls `finish` itself.
+        A block that succeeds calls `finish` itself.
 
         Raises:
             Unwritable: a file of the workdir could not be written.
         """
         try:
-            self.update(status="running")
             yield
-        except (Interrupted, KeyboardInterrupt, BrokenPipeError):  # the last: the reader of stdout went away
+        except (Interrupted, KeyboardInterrupt):
             self._end(status="interrupted")
             raise
         except Diverged as error:
@@ -158,8 +178,18 @@ class Records:
             raise
 
     def _end(self, **fields: Any) -> None:
-        with suppress(OSError):  # a full disk must not hide what ended the run
-            self.update(**fields)
+        if self._begun:
+            with suppress(OSError):  # a full disk must not hide what ended the run
+                self.update(**fields)
+
+
+def _is_utf8(path: Path) -> bool:
+    """False for a path with bytes that are not UTF-8, which Python represents by surrogates."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_run(workdir: str | Path) -> Records:

@@ -4,7 +4,6 @@ Each event is written exactly once, however often a run was killed.
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,10 +15,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from cifar_flax.errors import warn
 from cifar_flax.workdir.atomic import atomic_write
 
 MAX_HISTOGRAM_SIZE = 100_000  # elements that are enough for a histogram; AlexNet's millions would take seconds an epoch
 EPOCH_TAG = "train_loss"  # a scalar that every epoch has
+CONFIG_TAGS = "_hparams_/"  # the start of the tags of the hyperparameters
 
 
 class TensorBoard:
@@ -30,7 +31,7 @@ class TensorBoard:
     """
 
     def __init__(self, workdir: Path, step: int):
-        """Continues at `step`. Events from there on, left by a run that was killed, are first removed."""
+        """Continues at `step`. Removes the config, and the events from there on that a killed run left."""
         self._step = step
         self._opening = ThreadPoolExecutor(1)
         self._opened = self._opening.submit(_open, workdir / "tensorboard", step)
@@ -56,9 +57,11 @@ class TensorBoard:
             self._opening.shutdown()
 
     def write_config(self, config: dict[str, Any]) -> None:
+        """Writes the hyperparameters. Each process does, because some fields may change when a run is resumed."""
         if self._writer:
             with _as_os_error():
-                self._writer.write_hparams({field: "" if value is None else value for field, value in config.items()})
+                self._writer.write_hparams({field: _hyperparameter(value) for field, value in config.items()})
+                self._writer.flush()
 
     def complete(self, epochs: list[dict[str, Any]], params: Any) -> None:
         """Writes the finished epochs that are missing from the files; `params` belong to the step that was restored.
@@ -110,7 +113,7 @@ def _open(folder: Path, step: int) -> tuple[Any, set[int]]:
         import tensorflow as tf
         from clu import metric_writers
     except ImportError as error:
-        print(f"no TensorBoard events are written: {error}", file=sys.stderr)
+        warn(f"no TensorBoard events are written: {error}")
         return None, set()
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would claim all of its memory
     with _as_os_error():
@@ -119,20 +122,39 @@ def _open(folder: Path, step: int) -> tuple[Any, set[int]]:
 
 
 def _cut(file: Path, step: int) -> list[int]:
-    """Removes events from `step` on, and a half-written one, from a file. Returns the steps of the remaining epochs."""
+    """Removes from a file the config, the events from `step` on, and a half-written one.
+
+    Returns:
+        The steps of the remaining epochs.
+    """
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
 
     records = [(record, Event.FromString(record)) for record in RawEventFileLoader(str(file)).Load()]
     # the first record is the format's version, with step 0
-    kept = [(record, event) for record, event in records if event.step < step or event.HasField("file_version")]
+    kept = [
+        (record, event)
+        for record, event in records
+        if event.HasField("file_version") or (event.step < step and not _is_config(event))
+    ]
     with atomic_write(file) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record, _ in kept:
                 writer.write(record)
         os.utime(temporary, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
     return [event.step for _, event in kept for value in event.summary.value if value.tag == EPOCH_TAG]
+
+
+def _is_config(event: Any) -> bool:
+    return any(value.tag.startswith(CONFIG_TAGS) for value in event.summary.value)
+
+
+def _hyperparameter(value: Any) -> Any:
+    """The value as TensorBoard can store it: "" for None, and escapes in a file name that is not valid UTF-8."""
+    if value is None:
+        return ""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _sample(array: jax.Array) -> jax.Array:
