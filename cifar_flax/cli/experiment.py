@@ -71,6 +71,8 @@ def find_file(name: str) -> Path:
     Raises:
         BadInput: there is no such file and no such experiment.
     """
+    if not name:
+        raise BadInput("--config: it is empty; name an experiment, such as cnn, or an experiment file")
     known = experiments()
     if name in known and not _is_file(name):
         return known[name]

@@ -20,9 +20,11 @@ def read_path(text: str | Path, name: str) -> Path:
     Raises:
         BadInput: there is no such user or home folder, no current folder, or the text cannot be a path.
     """
+    if not str(text):
+        raise BadInput(f"{name}: it is empty; name a file or folder")
     try:
-        if not str(text) or "\0" in os.fsdecode(os.fsencode(text)):  # the latter fails for what cannot be a file name
-            raise ValueError("it is empty or contains a null character")
+        if b"\0" in os.fsencode(text):  # fails for what cannot be a file name
+            raise ValueError("it contains a null character")
         return Path(text).expanduser().absolute()
     except RuntimeError as error:
         home = str(text).split("/")[0]
