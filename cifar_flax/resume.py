@@ -162,10 +162,8 @@ class SavedPositions:
         If metrics.jsonl does not contain the epoch, the position is returned unchanged, and the epoch is validated.
         """
         number, recorded = len(position.epochs), self._records.intact_epochs()
-        if (
-            len(recorded) <= number and position.step in self._best.all_steps()
-        ):  # it was the best, and killed after that
-            with suppress(Damaged):
+        if len(recorded) <= number and position.step in self._best.all_steps():
+            with suppress(Damaged):  # the run was killed after it had saved the best, and before it recorded the epoch
                 recorded = read(self._best, position.step, self._like)[1]["epochs"]
         known = len(recorded) > number and recorded[:number] == position.epochs
         if known and recorded[number]["step"] == position.step:

@@ -151,19 +151,15 @@ def _reachable(url: str) -> bool:
     def ask() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=DOWNLOAD_TIMEOUT).close()
-        except urllib.error.HTTPError:
-            answers.put(True)  # TFDS will report the error
-        except Exception:  # no network, or no HTTP
-            answers.put(False)
-        else:
             answers.put(True)
+        except Exception as error:  # no network, or no HTTP; TFDS will report an error of the server
+            answers.put(isinstance(error, urllib.error.HTTPError))
 
     # in a thread, because resolving the host name has no timeout
     threading.Thread(target=ask, daemon=True).start()
-    try:
+    with contextlib.suppress(queue.Empty):
         return answers.get(timeout=DOWNLOAD_TIMEOUT)
-    except queue.Empty:
-        return False
+    return False
 
 
 def _import_tfds() -> Any:
