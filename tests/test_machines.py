@@ -130,6 +130,7 @@ class Broken(nn.Module):
         raise TypeError("a mistake")
 
 
+@pytest.mark.medium
 def test_mistake_of_a_model_is_not_taken_for_the_size_of_the_images(tiny_config):
     check_image_size(tiny_config, Tiny(3), (8, 8, 3))
     assert smallest_side(Tiny(3), channels=3) == 2
