@@ -1,16 +1,12 @@
 """Commands on several things, run as processes: two sweeps in one folder, and commands on the runs that they left."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-ROOT = Path(__file__).parents[1]
+from processes import command, start
 
 pytestmark = pytest.mark.medium
 
@@ -23,13 +19,6 @@ def get_config():
     config.update(eval_batch_size=16, dataset={dataset!r})
     return config.lock()
 """
-
-
-def start(module, *arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-m", f"cifar_flax.{module}", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +34,8 @@ def sweeps(folder):
     images, labels = rng.integers(0, 256, (96, 8, 8, 3), np.uint8), np.arange(96) % 3
     np.savez(folder / "d.npz", x_train=images[:64], y_train=labels[:64], x_test=images[64:], y_test=labels[64:])
     (folder / "mine.py").write_text(EXPERIMENT.format(dataset=str(folder / "d.npz")))
-    command = ("sweep", f"--config={folder / 'mine.py'}", "--seeds=0-2", f"--workdir={folder / 'runs'}")
-    processes = [start(*command), start(*command)]
+    sweep = command("sweep", f"--config={folder / 'mine.py'}", "--seeds=0-2", f"--workdir={folder / 'runs'}")
+    processes = [start(sweep), start(sweep)]
     results = [process.communicate() for process in processes]
     return [(process.returncode, *result) for process, result in zip(processes, results, strict=True)]
 
@@ -65,9 +54,11 @@ def test_predict_and_report_process_the_usable_inputs(sweeps, folder):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 40)).save(folder / "photos" / name)
     (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    predict = start("predict", f"--workdir={folder / 'runs' / 'seed0'}", folder / "photos")
+    predict = start(command("predict", f"--workdir={folder / 'runs' / 'seed0'}", folder / "photos"))
     page = folder / "page.html"
-    report = start("report", folder / "runs" / "seed0", folder / "none", folder / "runs" / "seed1", f"--out={page}")
+    report = start(
+        command("report", folder / "runs" / "seed0", folder / "none", folder / "runs/seed1", f"--out={page}")
+    )
     out, err = predict.communicate()
     assert predict.returncode == 2
     assert [Path(line.split(":")[0]).name for line in out.splitlines()] == ["a.png", "b.png"]

@@ -80,7 +80,7 @@ def find_file(name: str) -> Path:
     try:
         if path.is_file():
             return path
-        is_folder = name != "" and path.is_dir()
+        is_folder = path.is_dir()
     except OSError as error:  # for example, a name that is too long
         raise BadInput(f"--config: the experiment file cannot be read ({in_one_line(error)})") from error
     kind = "a folder, not an experiment file" if is_folder else "neither an experiment nor an experiment file"

@@ -18,7 +18,7 @@ import numpy as np
 
 from cifar_flax.data.dataset import Source, Split
 from cifar_flax.data.paths import read_path
-from cifar_flax.errors import in_one_line, warn
+from cifar_flax.errors import BadInput, in_one_line, warn
 
 FORMAT = 2  # incremented when the key or the content of an entry changes
 SPLITS = ("train", "test", "validation")
@@ -35,8 +35,8 @@ def directory() -> Path | None:
     if base := os.environ.get("XDG_CACHE_HOME"):
         return read_path(base, "XDG_CACHE_HOME") / "cifar_flax"
     try:
-        return Path("~/.cache/cifar_flax").expanduser().absolute()
-    except (RuntimeError, OSError):
+        return read_path("~/.cache/cifar_flax", "CIFAR_FLAX_CACHE")
+    except BadInput:
         return None
 
 

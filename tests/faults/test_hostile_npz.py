@@ -116,15 +116,20 @@ ENTRIES = {
 }
 
 
+def replaced(data, entries):
+    """Up to three entries with arbitrary arrays, or without one."""
+    stored = {}
+    for name in data.draw(st.lists(st.sampled_from(list(entries)), unique=True, max_size=3)):
+        array = data.draw(entries[name] | ANY_ARRAY | st.none())
+        assume(array is None or not array.dtype.hasobject)
+        stored[name] = None if array is None else entry(array)
+    return stored
+
+
 @given(st.data())
 @examples(0.25)
 def test_npz_with_arbitrary_arrays_is_read_or_rejected(watch, read, data):
-    entries = {}
-    for name in data.draw(st.lists(st.sampled_from(list(ENTRIES)), unique=True, max_size=3)):
-        array = data.draw(ENTRIES[name] | ANY_ARRAY | st.none())
-        assume(array is None or not array.dtype.hasobject)
-        entries[name] = None if array is None else entry(array)
-    check(watch(read, zipped(**entries)))
+    check(watch(read, zipped(**replaced(data, ENTRIES))))
 
 
 MEDMNIST_ENTRIES = {f"{split}_images": ENTRIES["x_train"] for split in ("train", "val", "test")}
@@ -134,12 +139,7 @@ MEDMNIST_ENTRIES |= {f"{split}_labels": LABELS for split in ("train", "val", "te
 @given(st.data())
 @examples(0.2)
 def test_npz_with_arbitrary_arrays_of_medmnist_is_read_or_rejected(watch, read, data):
-    entries = {}
-    for name in data.draw(st.lists(st.sampled_from(list(MEDMNIST_ENTRIES)), unique=True, max_size=3)):
-        array = data.draw(MEDMNIST_ENTRIES[name] | ANY_ARRAY | st.none())
-        assume(array is None or not array.dtype.hasobject)
-        entries[name] = None if array is None else entry(array)
-    check(watch(read, as_medmnist(**entries)))
+    check(watch(read, as_medmnist(**replaced(data, MEDMNIST_ENTRIES))))
 
 
 @given(st.lists(st.text(max_size=60), max_size=12))
