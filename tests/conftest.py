@@ -3,10 +3,7 @@
 import os
 
 # must be set before jax is imported
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4"
-    " --xla_backend_extra_options=xla_cpu_use_multi_output_fusion"  # as set by the commands
-)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"  # even on a machine with a GPU
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
@@ -18,7 +15,9 @@ from tiny import Tiny, tiny_split
 from cifar_flax import config, train
 from cifar_flax.data import Dataset
 from cifar_flax.models import MODELS
+from cifar_flax.ops.xla_options import choose_options
 
+choose_options()  # as the commands do
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.contestants import Images
-from cifar_flax.cli.commandline import choose_xla_options
 from cifar_flax.cli.experiment import load_experiment
 from cifar_flax.data import Dataset, Split
+from cifar_flax.ops.xla_options import choose_options
 from cifar_flax.training.evaluation import evaluate_split
 from cifar_flax.training.job import init_state, make_job, resolve_config, zero_metrics
 from cifar_flax.training.programs import make_programs
@@ -51,7 +51,7 @@ class Ours:
 
 
 def build(network: str, images: Images, batch_size: int, augment: str = "none") -> Ours:
-    choose_xla_options()
+    choose_options()
     config = load_experiment(str(EXPERIMENTS / f"{network}.py"))
     config.batch_size, config.augment = batch_size, augment
     return Ours(config, images)

@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors, exit codes, quiet libraries, XLA's options."""
+"""What all commands share: one-line errors, exit codes, quiet libraries."""
 
 import argparse
 import contextlib
@@ -14,6 +14,7 @@ import absl.logging
 
 from cifar_flax.cli.streams import flush_stdout, repair_streams
 from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable, in_one_line, is_out_of_memory, warn
+from cifar_flax.ops.xla_options import choose_options
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,23 +48,6 @@ def _report_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def choose_xla_options() -> None:
-    """Lets XLA's CPU backend write all results of an optimizer update in one pass. Must run before jax finds devices.
-
-    The option is off by default in jaxlib 0.10, and other backends do not read it. Options in XLA_FLAGS are kept. If
-    XLA_FLAGS does not start with a hyphen, it names a file with options and is not changed.
-
-    Raises:
-        BadInput: there is no such file. XLA would abort the process.
-    """
-    flags = os.environ.get("XLA_FLAGS", "").strip()
-    if flags and not flags.startswith("-"):
-        if not os.access(flags, os.R_OK) or not Path(flags).is_file():
-            raise BadInput(f"XLA_FLAGS: {flags!r} is neither options (--xla_...) nor a readable file; correct it")
-    elif "xla_backend_extra_options" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options=xla_cpu_use_multi_output_fusion".lstrip()
-
-
 def exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> int:
     """Runs a command on `argv`, by default sys.argv, and reports how it ended in one line.
 
@@ -87,7 +71,7 @@ def exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str] | 
 
 def _exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str]) -> int:
     try:
-        choose_xla_options()
+        choose_options()
         command(argv)
         flush_stdout()
     except BadInput as error:

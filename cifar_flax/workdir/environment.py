@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from cifar_flax.errors import BadInput, in_one_line, warn
+from cifar_flax.ops import xla_options
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 PACKAGE = Path(__file__).parents[1]
@@ -20,7 +21,9 @@ PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # the second is dep
 
 
 def find_devices() -> list[jax.Device]:
-    """All devices of JAX's default platform. JAX's warnings, such as of a broken driver, are printed as one line each.
+    """All devices of JAX's default platform.
+
+    Warnings are printed as one line each: JAX's, such as of a broken driver, and that sums may be wrong on CPUs.
 
     Raises:
         BadInput: JAX cannot start the platform that the environment asks for, or finds none.
@@ -33,6 +36,8 @@ def find_devices() -> list[jax.Device]:
             raise BadInput(_no_devices(problems)) from error
     for problem in problems:
         warn(problem)
+    if devices[0].platform == "cpu":
+        xla_options.warn_of_faulty_sums()
     return devices
 
 
@@ -75,7 +80,7 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
         "num_devices": len(devices),
         "processor": processor(),
         "num_cpus": num_cpus(),
-        "xla_flags": _xla_flags(),
+        "xla_flags": " ".join(os.environ.get("XLA_FLAGS", "").split()),
         "versions": {"python": platform.python_version(), **versions},
         "git_commit": _git_commit(),
     }
@@ -96,17 +101,6 @@ def processor() -> str:
     fields = {name.strip(): value.strip() for name, value in fields.items()}
     vectors = [flag for flag in ("avx2", "avx512f", "amx_tile") if flag in fields.get("flags", "").split()]
     return " ".join([fields.get("model name", platform.machine()), *vectors])
-
-
-def _xla_flags() -> str:
-    """The options in XLA_FLAGS, or in the file that it names, in one line."""
-    flags = os.environ.get("XLA_FLAGS", "").strip()
-    if flags.startswith("-"):  # XLA's own rule
-        return flags
-    try:
-        return " ".join(Path(flags).read_text(errors="replace").split())
-    except (OSError, ValueError):
-        return flags
 
 
 def _git_commit() -> str:

@@ -1,6 +1,5 @@
 """The command line: flags, experiment files, error messages, exit codes, XLA options."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 from mistakes import MISTAKES
 
-from cifar_flax.cli.commandline import choose_xla_options
 from cifar_flax.config import base_config
 from cifar_flax.main import main, parse
 
@@ -30,7 +28,7 @@ def test_experiment_loads_with_overrides(name):
         "--config.data_dir=/data",
         "--config.learning_rate=1e-2",
     ]
-    config, workdir = parse(["--config", f"experiments/{name}.py", *overrides])
+    config, workdir, _ = parse(["--config", f"experiments/{name}.py", *overrides])
     assert workdir == ROOT / "runs" / name
     assert config.experiment == name
     assert (config.seed, config.num_epochs, config.data_dir, config.learning_rate) == (7, 3.0, "/data", 0.01)
@@ -40,13 +38,13 @@ def test_experiment_loads_with_overrides(name):
 @pytest.mark.parametrize("variant", ["smoke", "demo"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_variant_uses_synthetic_images_and_its_own_workdir(name, variant):
-    config, workdir = parse(["--config", f"experiments/{name}.py:{variant}"])
+    config, workdir, _ = parse(["--config", f"experiments/{name}.py:{variant}"])
     assert workdir == ROOT / "runs" / f"{name}_{variant}"
     assert config.dataset == "synthetic"
 
 
 def test_default_experiment_is_the_demo():
-    config, workdir = parse([])
+    config, workdir, _ = parse([])
     assert (config.experiment, config.dataset, workdir) == (
         "cnn_augmented",
         "synthetic",
@@ -77,18 +75,6 @@ def test_invalid_argument_exits_with_code_2_and_one_line(mistake, capsys, tmp_pa
     assert captured.err.count("\n") == 1
     assert all(word in captured.err for word in words), captured.err
     assert not (tmp_path / "new").exists()
-
-
-def test_xla_options_are_set_and_those_of_the_user_are_kept(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=somewhere")
-    choose_xla_options()
-    options = os.environ["XLA_FLAGS"].split()
-    assert options[0] == "--xla_dump_to=somewhere"
-    assert len(options) == 2
-    for user_options in (os.environ["XLA_FLAGS"], "--xla_backend_extra_options=xla_cpu_disable_slp_vectorizer"):
-        monkeypatch.setenv("XLA_FLAGS", user_options)
-        choose_xla_options()
-        assert os.environ["XLA_FLAGS"] == user_options
 
 
 @pytest.mark.parametrize("flush", [True, False])
