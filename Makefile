@@ -1,36 +1,51 @@
-# All targets create their own environment in .venv, from the package index alone.
+# All targets create their own environment from the package index alone: .venv, or, for PYTHON=python3.13,
+# .venv-python3.13.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+CONSTRAINTS := --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8
+
+# the supported Pythons that this machine has; pyenv runs python3.13 only if PYENV_VERSION names that version
+PYENV := PYENV_VERSION="$${PYENV_VERSION:-$$(pyenv versions --bare 2>/dev/null | paste -sd: -)}"
+PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
+	if $(PYENV) $$python -c '' 2>/dev/null; then echo $$python; fi; done)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick slow results torture lint
+.PHONY: demo test quick slow matrix newest results torture lint
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/python -m cifar_flax.main --config experiments/cnn_augmented.py:demo
 
-test: .venv/installed
-	$(BIN)/python -m pytest
+test: $(VENV)/installed
+	$(PYTEST)
 
-quick: .venv/installed
-	$(BIN)/python -m pytest -m 'not medium and not slow'
+quick: $(VENV)/installed
+	$(PYTEST) -m 'not medium and not slow'
 
-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+slow: $(VENV)/installed
+	$(PYTEST) -m slow
 
-results: .venv/installed
+matrix:
+	@set -e; for python in $(PYTHONS); do echo "== $$python"; $(MAKE) test PYTHON=$$python; done
+
+newest:
+	$(MAKE) test PYTHON=$(lastword $(PYTHONS))
+
+results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.publish
 
-torture: .venv/installed
+torture: $(VENV)/installed
 	$(BIN)/python -m benchmarks.torture
 
-lint: .venv/installed
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/installed: pyproject.toml constraints.txt
-	@echo "installing into .venv; this takes a minute or two"
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV); this takes a minute or two"
+	$(if $(filter python3.%,$(PYTHON)),$(PYENV)) $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
 	touch $@

@@ -26,9 +26,12 @@ def test_training_commands_in_the_readme_are_valid(monkeypatch):
             parse(arguments)
 
 
-def test_make_targets_in_the_readme_exist():
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", ".github/workflows/checks.yml", ".ci/run"])
+def test_make_targets_exist(file):
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^`?make (\w+)", README, re.MULTILINE)) <= targets
+    called = set(re.findall(r"(?:^|`|run: )make (\w+)", (ROOT / file).read_text(), re.MULTILINE))
+    assert called
+    assert called <= targets
 
 
 @pytest.fixture

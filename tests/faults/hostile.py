@@ -69,6 +69,7 @@ def forbid_execution():
 
         return guard
 
+    calls.clear()
     builtins_exec, builtins_eval = builtins.exec, builtins.eval
     targets = [(builtins, ("exec", "eval")), (os, ("system", "popen", "execv", "execve", "posix_spawn", "fork"))]
     targets += [(subprocess, ("Popen",)), (pickle, ("load", "loads", "Unpickler"))]
