@@ -52,6 +52,13 @@ def in_one_line(error: Exception) -> str:
     return printable(" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
+def import_problem(error: Exception, packages: str) -> str:
+    """Why an import of `packages` failed: `tensorflow is not installed`, or the error of a broken installation."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{error.name} is not installed"
+    return f"{packages} cannot be imported ({in_one_line(error)})"
+
+
 def printable(text: str) -> str:
     """The text with its control characters escaped, so that it is one line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -17,20 +17,22 @@ from cifar_flax.train import train_and_evaluate
 DEFAULT_CONFIG = "cnn_augmented:demo"
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
-    """The config of `--config` with its overrides, and the workdir.
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
+    """The config of `--config` with its overrides, the workdir, and whether `--profile` is given.
 
     Raises:
         BadInput: an argument cannot be used.
     """
     parser = Parser(prog="python -m cifar_flax.main", description=__doc__, allow_abbrev=False, add_help=False)
-    config, workdir, _ = flags.parse(parser, argv, default=DEFAULT_CONFIG)
-    return config, workdir
+    profile_help = "first record a profile of a few training steps, in the workdir"
+    parser.add_argument("--profile", action="store_true", help=profile_help)
+    config, workdir, arguments = flags.parse(parser, argv, default=DEFAULT_CONFIG)
+    return config, workdir, arguments.profile
 
 
 def command(argv: Sequence[str]) -> None:
-    config, workdir = parse(argv)
-    train_and_evaluate(config, workdir)
+    config, workdir, profile = parse(argv)
+    train_and_evaluate(config, workdir, profile=profile)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from cifar_flax.data.remarks import remarks
 from cifar_flax.errors import Diverged, warn
 from cifar_flax.interruption import Interruption
 from cifar_flax.reporting import console
+from cifar_flax.reporting.profile import profile_steps
 from cifar_flax.reporting.run_log import RunLog
 from cifar_flax.resume import Position, SavedPositions
 from cifar_flax.training.checks import check_config, check_image_size, check_sizes
@@ -43,16 +44,15 @@ FIRST_CHUNK = 1  # steps, in each epoch, before its speed is known
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] | None = None, profile: bool = False
 ) -> dict[str, Any]:
-    """Trains a run, or resumes it, and tests its best checkpoint once.
-
-    Without validation images no checkpoint is best, and the network of the last step is tested.
+    """Trains a run, or resumes it, and tests its best checkpoint once; without validation images, its last state.
 
     Args:
         config: all fields of `config.base_config()`.
         workdir: folder of the run's records and checkpoints; created if it does not exist.
         devices: the devices that share each batch; by default all devices of JAX's default platform.
+        profile: whether to profile a few steps before the training (reporting/profile.py).
 
     Returns:
         The content of run.json.
@@ -71,7 +71,9 @@ def train_and_evaluate(
         with lock_workdir(records.workdir):
             records.read()  # another process may have written here until now
             if not is_done(records, config):
-                train(config, records, devices)
+                train(config, records, devices, profile)
+    elif profile:
+        warn("--profile: nothing is trained, so nothing is profiled; choose a new --workdir")
     console.result(records.run, records.workdir)
     return records.run
 
@@ -90,7 +92,7 @@ def is_done(records: Records, config: ConfigDict) -> bool:
     return True
 
 
-def train(config: ConfigDict, records: Records, devices: list[jax.Device]) -> None:
+def train(config: ConfigDict, records: Records, devices: list[jax.Device], profile: bool) -> None:
     """Trains and tests in a workdir that is locked. A run that is refused changes nothing there."""
     dataset = load(config)
     check_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
@@ -109,12 +111,14 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device]) -> No
         RunLog(job, dataset, config, records) as log,
     ):
         position = saved.restore_or_init(dataset.train.images)
-        records.begin(config, identity.describe_run(config) | data | environment(devices))
+        records.begin(config, identity.describe_run(config) | data | environment(devices), position.step)
         saved.reset_records(position)
         log.begin(position)
         programs = make_programs(job, position.state, position.metrics, dataset, config)
         records.update(compile_seconds=programs.compile_seconds)
         log.compiled(programs, position)
+        if profile:
+            profile_steps(job, programs, position, records.workdir / "profile")
         while len(position.epochs) < job.num_epochs:
             position = train_epoch(job, programs, position, saved, log, interruption)
             saved.save(position)  # before the validation, which may not fit into memory
@@ -128,12 +132,7 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device]) -> No
 
 
 def train_epoch(
-    job: Job,
-    programs: Programs,
-    position: Position,
-    saved: SavedPositions,
-    log: RunLog,
-    interruption: Interruption,
+    job: Job, programs: Programs, position: Position, saved: SavedPositions, log: RunLog, interruption: Interruption
 ) -> Position:
     """Trains to the end of the current epoch. Saves the position every `config.save_seconds`, and on a signal.
 
@@ -187,6 +186,7 @@ def finish_epoch(job: Job, programs: Programs, position: Position) -> Position:
         "step": position.step,
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
+        "learning_rate": float(job.schedule(position.step - 1)),  # of the epoch's last step
         "epoch_seconds": position.seconds,
         "images_per_second": int(position.metrics.num_images) / position.seconds,
     }

@@ -87,6 +87,47 @@ def test_run_json_is_complete(finished_run, tiny_config):
     assert stored == {**tiny_config.to_dict(), "lowering": "patches"}
 
 
+@pytest.mark.medium
+def test_learning_rate_of_the_last_step_of_each_epoch_is_recorded(tiny_config, tmp_path, capsys):
+    """Eight steps: a warm-up of two, then six from 0.1 down to 0. Their indices count from 0, as in optax."""
+    tiny_config.update(optimizer="sgd", learning_rate=0.1, schedule="linear", warmup=0.25)
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    rates = [line["learning_rate"] for line in metrics_of(tmp_path)]
+    assert rates == pytest.approx([0.1 * 5 / 6, 0.1 / 6])
+    assert events_of(tmp_path, "learning_rate") == [(4, pytest.approx(rates[0])), (8, pytest.approx(rates[1]))]
+    assert re.findall(r" - learning_rate: (\S+) - ", capsys.readouterr().out) == ["0.0833", "0.0167"]
+
+
+@pytest.mark.medium
+def test_constant_learning_rate_is_recorded_but_not_printed(tiny_config, tmp_path, capsys):
+    tiny_config.num_epochs = 0.25
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert [line["learning_rate"] for line in metrics_of(tmp_path)] == [1e-3]
+    assert " - learning_rate" not in capsys.readouterr().out
+
+
+@pytest.mark.medium
+def test_run_of_a_version_that_recorded_no_learning_rate_is_continued(
+    finished_run, tiny_config, tmp_path, monkeypatch, single_steps
+):
+    with monkeypatch.context() as patch:
+        finish_epoch = train.finish_epoch
+
+        def finish_epoch_as_before(*arguments):
+            position = finish_epoch(*arguments)
+            del position.epochs[-1]["learning_rate"]
+            return position
+
+        patch.setattr(train, "finish_epoch", finish_epoch_as_before)
+        interrupt_after(patch, 5)
+        with pytest.raises(Interrupted):
+            train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    first, second = metrics_of(finished_run)
+    del first["learning_rate"]
+    assert metrics_of(tmp_path) == [first, second]
+
+
 FIGURES = {"training_images", "augmented_images", "learning_curves", "predictions", "confusion_matrix"}
 
 
@@ -104,6 +145,7 @@ def test_run_without_augmentation_has_no_figure_of_it(tiny_config, tmp_path):
 
 
 def test_tensorboard_has_scalars_histograms_and_hyperparameters(finished_run):
+    pytest.importorskip("tensorflow")
     events = EventAccumulator(str(finished_run / "tensorboard")).Reload()
     names = {tag for kind in ("tensors", "scalars", "histograms") for tag in events.Tags()[kind]}
     assert {"train_loss", "validation_accuracy", "test_accuracy", "conv1/kernel", "norm1/scale"} <= names

@@ -19,10 +19,13 @@ import numpy as np
 from cifar_flax.data import cache
 from cifar_flax.data.dataset import Source, Split
 from cifar_flax.data.paths import read_path
-from cifar_flax.errors import BadInput, in_one_line
+from cifar_flax.errors import BadInput, import_problem, in_one_line
 
 INFO = "dataset_info.json"  # in the folder of each prepared dataset
 DOWNLOAD_TIMEOUT = 10.0  # seconds for a download server to answer
+OTHER_SOURCES = (
+    "set --config.dataset to the path of an archive (cifar-10-python.tar.gz) or .npz, or use --config.dataset=synthetic"
+)
 
 
 def load(name: str, data_dir: str | None, on_disk: str) -> Source:
@@ -108,7 +111,7 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 def _prepare(root: Path, name: str, on_disk: str) -> Path:
     """Downloads the dataset with TFDS and writes it to a folder in `root`."""
-    tfds = _import_tfds()
+    tfds = _import_tfds(name, on_disk)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # banners about missing packages
             builder = tfds.builder(name, data_dir=root)
@@ -125,15 +128,10 @@ def _prepare(root: Path, name: str, on_disk: str) -> Path:
     _check(tfds, name, builder)
     if builder.is_prepared():  # the default config, which the name does not contain
         return Path(builder.data_dir)
-    advice = (
-        "set --config.data_dir to a folder that contains it, set --config.dataset to the path of an archive "
-        "(cifar-10-python.tar.gz) or .npz, or use --config.dataset=synthetic"
-    )
-    unreachable = [url for url in list(builder.url_infos)[:1] if not _reachable(url)]
-    if unreachable:
-        raise BadInput(
-            f"config.dataset: {name!r} is not prepared in {root}, and {unreachable[0]} cannot be reached; {advice}"
-        )
+    advice = f"set --config.data_dir to a folder that contains it, {OTHER_SOURCES}"
+    for url in list(builder.url_infos)[:1]:
+        if not _reachable(url):
+            raise BadInput(f"config.dataset: {name!r} is not prepared in {root}, and {url} cannot be reached; {advice}")
     try:
         builder.download_and_prepare()
     except Exception as error:  # from the network, the server or the disk
@@ -162,14 +160,15 @@ def _reachable(url: str) -> bool:
     return False
 
 
-def _import_tfds() -> Any:
+def _import_tfds(name: str, on_disk: str) -> Any:
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
-    except ImportError as error:
+    except Exception as error:  # a version that does not fit numpy or protobuf can raise any error
+        problem = import_problem(error, "tensorflow or tensorflow-datasets")
         raise BadInput(
-            f"config.dataset: TFDS datasets need tensorflow and tensorflow-datasets ({error}); "
-            "install them or use --config.dataset=synthetic"
+            f"config.dataset: {name!r} can only be read with TFDS, and {problem}; install tensorflow and "
+            f"tensorflow-datasets (in an older Python if there is none for this one), {OTHER_SOURCES}; {on_disk}"
         ) from error
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would allocate all GPU memory
     return tfds
@@ -192,7 +191,7 @@ def _check(tfds: Any, name: str, builder: Any) -> None:
 
 
 def _decode(name: str, folder: Path) -> Source:
-    tfds = _import_tfds()
+    tfds = _import_tfds(name, f"{folder} is prepared")
     try:
         builder = tfds.builder_from_directory(folder)  # the stored version, which the installed TFDS may not have
         _check(tfds, name, builder)

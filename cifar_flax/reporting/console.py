@@ -27,6 +27,7 @@ from cifar_flax.interruption import interrupt
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
 from cifar_flax.training.state import count_parameters
 from cifar_flax.workdir.epochs import validated
+from cifar_flax.workdir.tensorboard import can_write_events
 
 LOG_EVERY = 10.0  # seconds between progress lines if the output is not a terminal
 
@@ -117,8 +118,8 @@ def first_screen(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]
         f"{config.learning_rate:g}, {config.schedule} schedule"
     )
     say(f"device      {len(devices)} x {devices[0].device_kind}, convolutions by {config.lowering}")
-    say(f"workdir     {workdir}")
-    say(f"watch it    tensorboard --logdir {workdir}\n")
+    watch = f"watch it    tensorboard --logdir {workdir}\n" if can_write_events() else ""
+    say(f"workdir     {workdir}\n{watch}")
 
 
 class _Bar(tqdm):  # type: ignore[misc]
@@ -165,12 +166,13 @@ class EpochProgress:
             )
 
 
-def epoch_line(title: str, epochs: list[dict[str, Any]]) -> None:
+def epoch_line(title: str, epochs: list[dict[str, Any]], with_learning_rate: bool) -> None:
     """Prints the last line of metrics.jsonl in the style of Keras."""
     line = epochs[-1]
+    learning_rate = f" - learning_rate: {line['learning_rate']:.3g}" if with_learning_rate else ""
     say(
         f"{title} - {line['epoch_seconds']:.1f}s - {line['images_per_second']:,.0f} images/s"
-        f" - loss: {line['train_loss']:.4f} - accuracy: {line['train_accuracy']:.4f}"
+        f" - loss: {line['train_loss']:.4f} - accuracy: {line['train_accuracy']:.4f}{learning_rate}"
         f"{_validation_part(epochs) if validated(epochs) else ''}"
     )
 

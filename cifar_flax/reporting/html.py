@@ -16,6 +16,7 @@ from cifar_flax.inference import Classifier
 from cifar_flax.reporting import figures
 from cifar_flax.reporting.calibration import calibrate
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
+from cifar_flax.workdir import earlier
 from cifar_flax.workdir.epochs import best_of, validated
 from cifar_flax.workdir.records import Records
 
@@ -150,9 +151,14 @@ def matrix(counts: np.ndarray, names: Sequence[str]) -> list[tuple[str, list[dic
 
 
 def environment(run: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The machine and versions and, for a resumed run, what was different in earlier environments."""
     names = ("platform", "device_kind", "num_devices", "processor", "num_cpus", "git_commit")
     fields = [(name, run[name]) for name in names if name in run]
-    return [*fields, *(run.get("versions") or {}).items()]
+    differing = [
+        (f"up to step {before[earlier.END]:,}", "; ".join(earlier.changes(before, run)))
+        for before in run.get(earlier.FIELD, [])
+    ]
+    return [*fields, *(run.get("versions") or {}).items(), *differing]
 
 
 def compared(name: str, records: Records) -> list[tuple[str, str]]:

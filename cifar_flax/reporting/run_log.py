@@ -66,7 +66,8 @@ class RunLog:
     def epoch(self, position: Position) -> None:
         """Shows the epoch that has just ended."""
         self._tensorboard.write_epoch(position.epochs[-1], position.state.params)
-        console.epoch_line(self._title(len(position.epochs)), position.epochs)
+        is_constant = self._config.schedule == "constant" and not self._config.warmup
+        console.epoch_line(self._title(len(position.epochs)), position.epochs, with_learning_rate=not is_constant)
 
     def end(self, position: Position, test: dict[str, float], predicted: np.ndarray) -> None:
         """Draws the curves and the test predictions.

@@ -17,7 +17,7 @@ from cifar_flax.models import make_model, resolve_lowering
 from cifar_flax.training.augment import AUGMENTATIONS, Augmentation
 from cifar_flax.training.averaging import Averaging, make_averaging
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.optimizers import make_optimizer
+from cifar_flax.training.optimizers import make_optimizer, make_schedule
 from cifar_flax.training.sharding import data_mesh, replicated
 from cifar_flax.training.state import TrainState, split_rng
 
@@ -28,6 +28,7 @@ class Job(NamedTuple):
     Attributes:
         model: called with images [B, H, W, C] float32 in [0, 1] and `train`.
         optimizer: an optax transformation.
+        schedule: the learning rate by step, as the optimizer applies it; the first step is 0.
         augmentation: applied to each training batch.
         averaging: applied to the state after each update; None: no averaging.
         label_smoothing: of the training loss.
@@ -39,6 +40,7 @@ class Job(NamedTuple):
 
     model: nn.Module
     optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
     augmentation: Augmentation
     averaging: Averaging | None
     label_smoothing: float
@@ -76,6 +78,7 @@ def make_job(config: ConfigDict, num_train: int, num_classes: int, devices: list
     return Job(
         model=make_model(config, num_classes),
         optimizer=make_optimizer(config, num_steps, steps_per_epoch),
+        schedule=make_schedule(config, num_steps),
         augmentation=AUGMENTATIONS[config.augment](config.max_translation),
         averaging=make_averaging(config, num_steps),
         label_smoothing=config.label_smoothing,

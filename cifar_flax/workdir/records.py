@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_flax.data.paths import read_path
-from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
-from cifar_flax.workdir import checksums
+from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable, warn
+from cifar_flax.workdir import checksums, earlier
 from cifar_flax.workdir.atomic import write_text
 from cifar_flax.workdir.epochs import EPOCH_FIELDS, VALIDATION_FIELDS, best_of
 
@@ -97,24 +97,30 @@ class Records:
         intact = self.run.get("metrics_sha256") == self._metrics_checksum()
         return self.epochs() if intact else []
 
-    def begin(self, config: ConfigDict, fields: dict[str, Any]) -> None:
+    def begin(self, config: ConfigDict, fields: dict[str, Any], step: int) -> None:
         """Sets these fields of run.json and the status `running`, and writes config.json.
 
         Other fields keep their values until they are set again: a run that is extended keeps its results until it has
-        new ones.
+        new ones. If the steps up to `step` were trained in another environment, that is recorded and printed.
 
         Raises:
             BadInput: the workdir cannot be written.
         """
         self.run = {name: value for name, value in self.run.items() if name != "reason"} if self.saved else {}
         self.config, self._begun = config.to_dict(), True
+        environments, changes = earlier.resume(self.run, fields, step)
         try:
-            self.update(status="running", **fields)
+            self.update(status="running", **fields, **{earlier.FIELD: environments})
             write_text(self.workdir / "config.json", json.dumps(self.config, indent=2) + "\n")
         except OSError as error:
             raise BadInput(
                 f"--workdir: {self.workdir} cannot be written ({error.strerror}); choose another workdir"
             ) from error
+        if changes:
+            warn(
+                f"resumed in another environment ({'; '.join(changes)}): from step {step + 1:,} on, numbers can differ "
+                "from those of a run in one environment; run.json records both"
+            )
 
     def update(self, **fields: Any) -> None:
         """Sets fields of run.json."""

@@ -1,12 +1,15 @@
 """TensorBoard events in a workdir's `tensorboard/`, written by clu.
 
-Each event is written exactly once, however often a run was killed.
+Each event is written exactly once, however often a run was killed. No other file imports clu or knows how events are
+written, so another writer would change this file alone.
 """
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,16 +18,17 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cifar_flax.errors import warn
+from cifar_flax.errors import import_problem, warn
 from cifar_flax.workdir.atomic import atomic_write
 
 MAX_HISTOGRAM_SIZE = 100_000  # elements that are enough for a histogram; AlexNet's millions would take seconds an epoch
 EPOCH_TAG = "train_loss"  # a scalar that every epoch has
 CONFIG_TAGS = "_hparams_/"  # the start of the tags of the hyperparameters
+_warn_once = cache(warn)  # not for each seed of a sweep
 
 
 class TensorBoard:
-    """The events of one run. Without TensorFlow nothing is written.
+    """The events of one run. Without TensorFlow nothing is written, and the events of earlier processes are kept.
 
     clu's writers import TensorFlow, which takes seconds. A thread imports it while the programs are compiled, and the
     first event waits for the thread. Events that cannot be written raise OSError.
@@ -107,13 +111,21 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(f"TensorBoard's events: {error.message}") from error
 
 
+def can_write_events() -> bool:
+    """Whether the packages for it are installed. Imports none of them, so that a broken one is not noticed."""
+    return all(importlib.util.find_spec(name) for name in ("tensorflow", "clu", "tensorboard"))
+
+
 def _open(folder: Path, step: int) -> tuple[Any, set[int]]:
     """A clu writer and the steps of the epochs in the files; (None, empty set) without TensorFlow."""
     try:
+        import tensorboard  # noqa: F401, for _cut
         import tensorflow as tf
         from clu import metric_writers
-    except ImportError as error:
-        warn(f"no TensorBoard events are written: {error}")
+    except Exception as error:  # a version that does not fit numpy or protobuf can raise any error
+        problem = import_problem(error, "tensorflow, clu or tensorboard")
+        advice = "install tensorflow, clu and tensorboard for them, or see metrics.jsonl and figures/"
+        _warn_once(f"no TensorBoard events are written: {problem}; {advice}")
         return None, set()
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would claim all of its memory
     with _as_os_error():

@@ -12,6 +12,7 @@ MISTAKES = {
     "unknown_variant_of_a_name": (["--config", "cnn:smok"], ["'smok'", "'smoke'"]),
     "unknown_field": (["--config.bach_size=3"], ["--config.bach_size", "--config.batch_size"]),
     "unknown_flag": (["--workdri=x"], ["--workdri", "--workdir"]),
+    "profile_with_a_value": (["--profile=3"], ["--profile", "'3'"]),
     "stray": (["stray"], ["stray"]),
     "wrong_type": (["--config.batch_size=many"], ["--config.batch_size", "many"]),
     "not_an_integer": (["--config.batch_size=1.5"], ["--config.batch_size", "1.5"]),

@@ -19,7 +19,7 @@ KERAS_3 = f"{archive.FOLDER}-target"
 def _without_tfds(tmp_path, monkeypatch):
     """Runs in a folder of its own, and fails if TFDS is imported, which takes seconds."""
     monkeypatch.setenv("CIFAR_FLAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tfds, "_import_tfds", lambda: pytest.fail("TFDS was imported"))
+    monkeypatch.setattr(tfds, "_import_tfds", lambda *arguments: pytest.fail("TFDS was imported"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 

@@ -52,8 +52,8 @@ def test_run_whose_folder_disappears_keeps_what_was_saved(tiny_config, tmp_path,
     with monkeypatch.context() as patch:
         epoch_line = console.epoch_line
 
-        def unplug(title, epochs):
-            epoch_line(title, epochs)
+        def unplug(*arguments, **keywords):
+            epoch_line(*arguments, **keywords)
             latest.rename(tmp_path / "unplugged")
             latest.write_text("")
 
@@ -119,8 +119,8 @@ def test_long_run_needs_no_more_memory_files_or_threads(tiny_config, tmp_path, m
     usage = []
     epoch_line = console.epoch_line
 
-    def watch(title, epochs):
-        epoch_line(title, epochs)
+    def watch(*arguments, **keywords):
+        epoch_line(*arguments, **keywords)
         usage.append((resident_mib(), len(os.listdir("/proc/self/fd")), threading.active_count()))  # noqa: PTH208
 
     monkeypatch.setattr(console, "epoch_line", watch)

@@ -19,8 +19,8 @@ TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}
 
 @pytest.fixture(scope="module")
 def keras():
-    import keras
-    import tensorflow as tf
+    keras = pytest.importorskip("keras")
+    tf = pytest.importorskip("tensorflow")
 
     tf.config.set_visible_devices([], "GPU")
     assert keras.backend.backend() == "tensorflow"
@@ -117,7 +117,7 @@ def train_without_dropout(model, variables, images, labels):
 @pytest.mark.parametrize("lowering", ["library", "patches"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "alexnet"])
 def test_model_matches_keras_with_the_same_weights(keras, name, lowering):
-    import tensorflow as tf
+    tf = pytest.importorskip("tensorflow")
 
     keras.utils.set_random_seed(0)
     reference = keras_model(keras, name)

@@ -29,6 +29,7 @@ def make_job(devices=1, **fields):
     job = Job(
         model=Tiny(3),
         optimizer=optax.adam(1e-2),
+        schedule=optax.constant_schedule(1e-2),
         augmentation=shift_and_flip,
         averaging=None,
         label_smoothing=0.0,
