@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 from ml_collections import ConfigDict
@@ -65,15 +66,18 @@ def update_in_one_pass(
 ) -> tuple[optax.Params, optax.OptState]:
     """One optimizer update, in a form that XLA's CPU backend writes in a single pass over memory.
 
-    The update is computed twice, once from inputs that pass an optimization barrier, so that the new parameters and the
-    new moments each depend on the old arrays only. With one computation, XLA writes the moments first and reads them
-    back in a second pass.
+    The update is computed twice, so that the new parameters and the new moments each depend on the old arrays only.
+    With one computation, XLA writes the moments first and reads them back in a second pass. It would merge two equal
+    computations, so one of them selects the old arrays under a condition that XLA does not know to be true. A selection
+    changes no bits: a multiplication by one would change which products are rounded before they are added. A barrier on
+    the arrays themselves copies them from jaxlib 0.11.2 on.
 
     Returns:
         The new params and the new opt_state.
     """
+    true = lax.optimization_barrier(jnp.array(True))
     old = grads, opt_state, params
-    updates, _ = optimizer.update(*lax.optimization_barrier(old))
+    updates, _ = optimizer.update(*jax.tree.map(lambda array: jnp.where(true, array, jnp.zeros_like(array)), old))
     _, opt_state = optimizer.update(*old)
     return optax.apply_updates(params, updates), opt_state
 

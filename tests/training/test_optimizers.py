@@ -1,5 +1,7 @@
 """Optimizers and schedules, against optax and values computed by hand."""
 
+import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ import pytest
 
 from cifar_flax.cli.experiment import load_experiment
 from cifar_flax.config import base_config
-from cifar_flax.training.optimizers import SCHEDULES, make_optimizer, make_schedule
+from cifar_flax.training.optimizers import SCHEDULES, make_optimizer, make_schedule, update_in_one_pass
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
 GRADS = {"kernel": jnp.array([[0.5, 1e-6]]), "bias": jnp.array([-4.0])}
@@ -94,6 +96,55 @@ def test_weight_decay_of_sgd_is_added_to_all_gradients():
     first = updates(optimizer(10, optimizer="sgd", momentum=0.85, learning_rate=0.1, weight_decay=0.5), 1)[0]
     for name, params in PARAMS.items():
         np.testing.assert_allclose(first[name], -0.1 * 1.85 * (GRADS[name] + 0.5 * params), rtol=1e-5)
+
+
+# fields of config and the arrays that an update of one parameter writes
+UPDATES = {
+    "adam": ({"optimizer": "adam", "weight_decay": 0.1}, 3),
+    "rmsprop": ({"optimizer": "rmsprop", "weight_decay": 0.1}, 2),
+    "sgd": ({"optimizer": "sgd", "momentum": 0.85, "weight_decay": 0.1}, 2),
+}
+
+
+def random_arrays(shape, transformation):
+    """The gradient, the optimizer state and the parameter of one kernel, after an update from random values."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params, earlier, grads = ({"conv1": {"kernel": jax.random.normal(key, shape)}} for key in keys)
+    return grads, transformation.update(earlier, transformation.init(params), params)[1], params
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_update_is_compiled_to_one_pass_over_memory(name):
+    """One fusion writes the parameter and its moments, and nothing else writes an array of their shape.
+
+    This holds only if jaxlib knows the option `xla_cpu_use_multi_output_fusion`, which the tests and the
+    commands set, and if it keeps the two computations of `update_in_one_pass` apart up to fusion.
+    """
+    fields, num_arrays = UPDATES[name]
+    transformation = optimizer(10, **fields)
+    update = jax.jit(partial(update_in_one_pass, transformation), donate_argnums=(1, 2))
+    text = update.lower(*random_arrays((256, 384), transformation)).compile().as_text()
+    entry = text[text.index("\nENTRY ") :]
+    written = [
+        (operation, result.count("f32[256,384]"))
+        for result, operation in re.findall(r" = (\(.*?\)|\S+) ([a-z-]+)\(", entry)
+        if "f32[256,384]" in result and operation not in ("parameter", "get-tuple-element", "tuple")
+    ]
+    assert written == [("fusion", num_arrays)]
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_update_in_one_pass_has_the_bits_of_a_single_update(name):
+    transformation = optimizer(10, **UPDATES[name][0])
+    arrays = random_arrays((64, 48), transformation)
+
+    def single(grads, opt_state, params):
+        updates, opt_state = transformation.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    once, twice = jax.jit(single)(*arrays), jax.jit(partial(update_in_one_pass, transformation))(*arrays)
+    for expected, array in zip(jax.tree.leaves(once), jax.tree.leaves(twice), strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 NETWORK = {
