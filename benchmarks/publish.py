@@ -23,9 +23,9 @@ PAGES = ("README.md", "docs/results.md", "docs/performance.md", "docs/reliabilit
 
 def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]:
     """The generated sections of all pages, by the name in their marks."""
-    speed, airbench, startup, torture = (
+    speed, airbench, startup, torture, exactness = (
         json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("speed_cpu", "speed_airbench94_cpu", "startup_cpu", "torture")
+        for name in ("speed_cpu", "speed_airbench94_cpu", "startup_cpu", "torture", "exactness")
     )
     return {
         "accuracy": accuracy.summary(all_runs, reference),
@@ -36,6 +36,7 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "speed of airbench94": table.airbench(airbench),
         "start-up": table.startup(startup),
         "torture": table.torture(torture),
+        "rounding": table.exactness(exactness),
     }
 
 

@@ -14,6 +14,10 @@ READERS = {  # titles of the readers in results/torture.json that are tested wit
     "npz": "generated .npz files",
 }
 
+QUANTITIES = ("statistics", "gradients", "state", "evaluation")  # in results/exactness.json
+PRODUCTS = {"dot", "convolution"}  # operations of XLA
+CASES = {"reproducer": "reproducer of the fault"}
+
 
 def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
@@ -145,3 +149,29 @@ def torture(record: dict[str, Any]) -> str:
         f"killed run: `cnn_augmented` on synthetic images, {overrides['num_epochs']} epochs, a checkpoint every "
         f"{overrides['save_seconds']} s, a kill within {record['kill_within_seconds']:.0f} s of each start."
     )
+
+
+def exactness(record: dict[str, Any]) -> str:
+    """The largest error of each quantity, and the reductions that the programs leave to YNNPACK."""
+    rows, ranks = [], []
+    for name, case in record["cases"].items():
+        quantities = (case["errors"].get(quantity) for quantity in QUANTITIES)
+        cells = [_errors(errors) if errors else "" for errors in quantities]
+        reductions = [words.split() for program in case["reductions"]["published"].values() for words in program]
+        products = [words for words in reductions if PRODUCTS & set(words)]
+        ranks += [words[-1].count(",") + 1 for words in reductions]
+        rows.append([CASES.get(name, f"`{name}`"), *cells, f"{len(reductions)}", f"{len(products)}"])
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("python", "jax", "jaxlib", "flax"))
+    header = ["largest error", *QUANTITIES, "reductions", "of a product"]
+    return (
+        f"{table(header, rows)}\n\n"
+        f"{record['date']}, {machine['processor']}, {machine['threads']} threads, {versions}, dataset "
+        f"`{record['dataset']}`. Each error: with the options of the published runs / with the option that avoids the "
+        f"fault. No reduction reads an array of more than {max(ranks)} dimensions."
+    )
+
+
+def _errors(errors: dict[str, Any]) -> str:
+    both = (errors[process]["error"] for process in ("published", "avoiding"))
+    return " / ".join(f"{error:.0e}" if error else "0" for error in both)
