@@ -95,9 +95,9 @@ def trained(monkeypatch):
     """The names of the workdirs that were trained, in this order."""
     names, original = [], train.train
 
-    def record(config, records, devices):
+    def record(config, records, devices, profile):
         names.append(records.workdir.name)
-        original(config, records, devices)
+        original(config, records, devices, profile)
 
     monkeypatch.setattr(train, "train", record)
     return names
