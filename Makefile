@@ -11,6 +11,9 @@ PYENV := PYENV_VERSION="$${PYENV_VERSION:-$$(pyenv versions --bare 2>/dev/null |
 PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
 	if $(PYENV) $$python -c '' 2>/dev/null; then echo $$python; fi; done)
 
+NEWEST = $(lastword $(PYTHONS))
+DEFAULT = $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test quick slow matrix newest results torture lint
@@ -31,7 +34,7 @@ matrix:
 	@set -e; for python in $(PYTHONS); do echo "== $$python"; $(MAKE) test PYTHON=$$python; done
 
 newest:
-	$(MAKE) test PYTHON=$(lastword $(PYTHONS))
+	$(if $(filter-out $(DEFAULT),$(NEWEST)),$(MAKE) test PYTHON=$(NEWEST),@echo "$(DEFAULT) is the newest Python here")
 
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.publish
