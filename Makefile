@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 CONSTRAINTS := --constraint constraints.txt
-PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(shell nproc 2>/dev/null || echo 2) --maxprocesses=8
 
 # the supported Pythons that this machine has; pyenv runs python3.13 only if PYENV_VERSION names that version
-PYENV := PYENV_VERSION="$${PYENV_VERSION:-$$(pyenv versions --bare 2>/dev/null | paste -sd: -)}"
+PYENV := PYENV_VERSION="$${PYENV_VERSION:+$$PYENV_VERSION:}$$(pyenv versions --bare 2>/dev/null | paste -sd: -)"
 PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
 	if $(PYENV) $$python -c '' 2>/dev/null; then echo $$python; fi; done)
 
@@ -31,6 +31,7 @@ slow: $(VENV)/installed
 	$(PYTEST) -m slow
 
 matrix:
+	$(if $(PYTHONS),,$(error none of python3.11 to python3.14 is installed under this name))
 	@set -e; for python in $(PYTHONS); do echo "== $$python"; $(MAKE) test PYTHON=$$python; done
 
 newest:

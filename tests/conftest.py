@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="session")
 def _private_caches(tmp_path_factory):
-    """Leaves the user's caches untouched, and compiles a program that several tests or processes need only once."""
+    """Leaves the user's caches untouched, and compiles each program only once for a worker and its processes."""
     os.environ["CIFAR_FLAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),

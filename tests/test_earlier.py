@@ -61,7 +61,7 @@ def train_in(tiny_config, tmp_path, monkeypatch):
 
     def run(steps=None, **fields):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "environment", lambda devices: real(devices) | fields)
+            patch.setattr(train, "environment", lambda devices: real(devices) | {"git_commit": "a"} | fields)
             if steps is None:
                 train.train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
                 return

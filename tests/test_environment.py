@@ -134,6 +134,9 @@ def test_commit_is_unknown_without_git(tmp_path, monkeypatch):
     assert recorded_commit(tmp_path, monkeypatch) == "unknown"
 
 
-def test_options_of_xla_are_recorded_in_one_line(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", " --xla_a=1\n  --xla_b=2\n")
-    assert environment.environment(jax.devices())["xla_flags"] == "--xla_a=1 --xla_b=2"
+def test_options_of_xla_are_recorded_in_one_line(tmp_path, monkeypatch):
+    content = " --xla_a=1\n  --xla_b=2\n"
+    (tmp_path / "flags").write_text(content)
+    for value in (content, str(tmp_path / "flags")):
+        monkeypatch.setenv("XLA_FLAGS", value)
+        assert environment.environment(jax.devices())["xla_flags"] == "--xla_a=1 --xla_b=2"

@@ -155,7 +155,7 @@ def environment(run: dict[str, Any]) -> list[tuple[str, Any]]:
     names = ("platform", "device_kind", "num_devices", "processor", "num_cpus", "git_commit")
     fields = [(name, run[name]) for name in names if name in run]
     differing = [
-        (f"up to step {before[earlier.END]:,}", "; ".join(earlier.changes(before, run)))
+        (f"up to step {before[earlier.END]:,}", "; ".join(earlier.changes(before, run)) or "as now")
         for before in run.get(earlier.FIELD, [])
     ]
     return [*fields, *(run.get("versions") or {}).items(), *differing]

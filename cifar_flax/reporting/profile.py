@@ -44,18 +44,18 @@ def profile_steps(job: Job, programs: Programs, position: Position, folder: Path
     """
     num_left = job.steps_after(position.step // job.steps_per_epoch + 1) - position.step  # in the epoch
     if not num_left:
-        warn("--profile: no step of this run is left to train, so nothing is profiled")
+        warn("--profile: all steps are trained already, so nothing is profiled")
         return
     with _copy_fits():
         seconds = min(_train_copy(programs, position, 1) for _ in range(2))
         num_steps = min(num_left, MAX_STEPS, max(1, round(MAX_SECONDS / seconds)))
         with _recorded(folder):
             seconds = _train_copy(programs, position, num_steps)
-    newest = max(folder.glob("plugins/profile/*"))
+    newest = max(folder.glob("plugins/profile/*"), key=lambda path: path.stat().st_mtime)
     (newest / TRACE).replace(folder / TRACE)
     profile = ProfileData.from_file(str(next(newest.glob("*.xplane.pb"))))
     write_text(folder / TABLE, operations_table(profile, programs.train_steps.as_text(), num_steps, seconds))
-    console.say(f"profile     {num_steps} steps, in {folder}; the slowest operations are in {TABLE}")
+    console.say(f"profile     {_steps(num_steps, 'step')}, in {folder}; the slowest operations are in {TABLE}")
     console.say(f"view it     drop {TRACE} onto ui.perfetto.dev, or: pip install xprof; xprof --logdir {folder}\n")
 
 
@@ -95,8 +95,12 @@ def _recorded(folder: Path) -> Iterator[None]:
     finally:
         try:
             jax.profiler.stop_trace()
-        except RuntimeError as error:  # XLA's file errors
+        except (RuntimeError, ValueError) as error:  # XLA's file errors, or a missing folder
             raise OSError(f"the profile: {in_one_line(error)}") from error
+
+
+def _steps(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def operations_table(profile: ProfileData, program: str, num_steps: int, seconds: float) -> str:
@@ -112,16 +116,16 @@ def operations_table(profile: ProfileData, program: str, num_steps: int, seconds
     total = sum(durations.values())
     sources = dict(re.findall(r'^\s*(?:ROOT )?%?(\S+) = .*?op_name="([^"]*)"', program, re.MULTILINE))
     lines = [
-        f"{num_steps} training steps took {seconds:.3f} s while they were recorded. The time of an operation is summed",
-        "over threads or streams, without the operations within it. In the last column, transpose(jvp(...)) stands",
-        "for a gradient, and cond/branch_1_fun for the optimizer.",
+        f"{_steps(num_steps, 'training step')} took {seconds:.3f} s while being recorded. The time of an operation is",
+        "summed over threads or streams, without the operations within it. In the last column, transpose(jvp(...))",
+        "stands for a gradient, and cond/branch_1_fun for the optimizer.",
         "",
         f"{'ms per step':>11} {'%':>6} {'calls':>6}  {'operation':32}  where it comes from",
     ]
     for name, duration in durations.most_common(NUM_OPERATIONS):
         source = sources.get(name, "").removeprefix(BODY)
-        share = f"{duration / total:.1%}"
-        lines.append(f"{duration / num_steps / 1e6:11.3f} {share:>6} {calls[name]:6}  {name:32}  {source}".rstrip())
+        fraction = f"{duration / total:.1%}"
+        lines.append(f"{duration / num_steps / 1e6:11.3f} {fraction:>6} {calls[name]:6}  {name:32}  {source}".rstrip())
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,7 @@ from cifar_flax.errors import BadInput, Unwritable, warn
 from cifar_flax.workdir import checksums
 from cifar_flax.workdir.atomic import flush_folder, fsync
 
-VERSION = 1  # incremented when the content of a checkpoint changes
+VERSION = 1  # incremented when older checkpoints can no longer be resumed with the same results
 
 # Words in the errors of a checkpoint that may be intact -> the problem, and what to do.
 NOT_DAMAGE = {

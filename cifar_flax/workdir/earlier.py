@@ -23,8 +23,8 @@ ENVIRONMENT_FIELDS = (
 def resume(run: dict[str, Any], now: dict[str, Any], step: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The earlier environments of a run that continues after `step`, and how the last of them differs from `now`.
 
-    Without a difference the last steps were trained in `now`, which then is not an earlier environment. Nor is one of
-    whose steps none was restored, because its process was killed before it saved one.
+    Without a difference the last steps were trained in `now`, which then is not an earlier environment. An
+    environment none of whose steps was restored is dropped: its process was killed before it saved one.
 
     Args:
         run: the content of run.json, as the process before left it; it may be empty.

@@ -80,7 +80,7 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
         "num_devices": len(devices),
         "processor": processor(),
         "num_cpus": num_cpus(),
-        "xla_flags": " ".join(os.environ.get("XLA_FLAGS", "").split()),
+        "xla_flags": " ".join(xla_options.options_in_use().split()),
         "versions": {"python": platform.python_version(), **versions},
         "git_commit": _git_commit(),
     }

@@ -116,7 +116,6 @@ def test_arbitrary_experiment_name_is_accepted_or_rejected(watch, beginning, tex
 
 
 FILE = """from cifar_flax.config import base_config
-from cifar_flax.errors import BadInput
 
 
 def get_config():
