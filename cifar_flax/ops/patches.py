@@ -94,7 +94,7 @@ def _conv_by_windows(
     images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], precision: Any
 ) -> Array:
     """One product: patches [B, H', W', h w C] x kernel [h w C, O]."""
-    padded = materialize(jnp.pad(images, ((0, 0), *padding, (0, 0))))
+    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     patches = jnp.concatenate(windows(padded, kernel.shape[:2], strides), axis=-1)
     return _product(patches, kernel, precision)
 
@@ -157,7 +157,7 @@ def _max_of_tiles_forward(images: Array, tile: tuple[int, int]) -> tuple[Array, 
     tiles = _tiles(images, tile)
     pixels = (tiles[:, :, i // tile[1], :, i % tile[1]] for i in range(tile[0] * tile[1]))
     maxima, argmax = first_maximum(pixels)
-    return maxima, materialize(argmax)
+    return maxima, argmax
 
 
 def _max_of_tiles_backward(tile: tuple[int, int], argmax: Array, gradient: Array) -> tuple[Array]:
