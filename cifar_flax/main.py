@@ -4,6 +4,7 @@ The records, checkpoints and figures are written to --workdir, by default runs/<
 interrupted run. Exit codes: 0 done, 1 diverged or failed, 2 bad input, 130 and 143 interrupted.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,22 +18,26 @@ from cifar_flax.train import train_and_evaluate
 DEFAULT_CONFIG = "cnn_augmented:demo"
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
-    """The config of `--config` with its overrides, the workdir, and whether `--profile` is given.
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
+    """The config of `--config` with its overrides, and the workdir.
 
     Raises:
         BadInput: an argument cannot be used.
     """
+    config, workdir, _ = _parse(argv)
+    return config, workdir
+
+
+def _parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, argparse.Namespace]:
     parser = Parser(prog="python -m cifar_flax.main", description=__doc__, allow_abbrev=False, add_help=False)
     profile_help = "first record a profile of a few training steps, in the workdir"
     parser.add_argument("--profile", action="store_true", help=profile_help)
-    config, workdir, arguments = flags.parse(parser, argv, default=DEFAULT_CONFIG)
-    return config, workdir, arguments.profile
+    return flags.parse(parser, argv, default=DEFAULT_CONFIG)
 
 
 def command(argv: Sequence[str]) -> None:
-    config, workdir, profile = parse(argv)
-    train_and_evaluate(config, workdir, profile=profile)
+    config, workdir, arguments = _parse(argv)
+    train_and_evaluate(config, workdir, profile=arguments.profile)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

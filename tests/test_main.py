@@ -44,7 +44,7 @@ def test_batch_sizes_of_the_experiments_fit_common_device_counts(devices):
 
 def test_notebook_experiments_use_the_recipe_of_the_reference():
     for name in ("mlp", "cnn", "cnn_augmented", "alexnet"):
-        config, _, _ = parse(["--config", f"experiments/{name}.py"])
+        config, _ = parse(["--config", f"experiments/{name}.py"])
         recipe = (config.optimizer, config.learning_rate, config.batch_size, config.num_epochs, config.num_validation)
         assert recipe == ("adam", 1e-3, 32, 20.0, 5_000)
         extras = (config.schedule, config.warmup, config.weight_decay, config.label_smoothing, config.normalize)

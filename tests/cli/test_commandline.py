@@ -28,7 +28,7 @@ def test_experiment_loads_with_overrides(name):
         "--config.data_dir=/data",
         "--config.learning_rate=1e-2",
     ]
-    config, workdir, _ = parse(["--config", f"experiments/{name}.py", *overrides])
+    config, workdir = parse(["--config", f"experiments/{name}.py", *overrides])
     assert workdir == ROOT / "runs" / name
     assert config.experiment == name
     assert (config.seed, config.num_epochs, config.data_dir, config.learning_rate) == (7, 3.0, "/data", 0.01)
@@ -38,13 +38,13 @@ def test_experiment_loads_with_overrides(name):
 @pytest.mark.parametrize("variant", ["smoke", "demo"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_variant_uses_synthetic_images_and_its_own_workdir(name, variant):
-    config, workdir, _ = parse(["--config", f"experiments/{name}.py:{variant}"])
+    config, workdir = parse(["--config", f"experiments/{name}.py:{variant}"])
     assert workdir == ROOT / "runs" / f"{name}_{variant}"
     assert config.dataset == "synthetic"
 
 
 def test_default_experiment_is_the_demo():
-    config, workdir, _ = parse([])
+    config, workdir = parse([])
     assert (config.experiment, config.dataset, workdir) == (
         "cnn_augmented",
         "synthetic",

@@ -33,13 +33,13 @@ def message_of(*arguments):
 def test_experiments_of_the_package_are_found_by_name_in_any_folder(variant, folder):
     assert list(experiments().values()) == FILES
     for file in FILES:
-        config, workdir, _ = parse(["--config", file.stem + variant])
+        config, workdir = parse(["--config", file.stem + variant])
         assert config == load_experiment(f"{file}{variant}")
         assert workdir == folder / "runs" / (file.stem + variant.replace(":", "_"))
 
 
 def test_default_is_the_demo_in_any_folder(folder):
-    config, workdir, _ = parse([])
+    config, workdir = parse([])
     assert (config.experiment, config.dataset) == ("cnn_augmented", "synthetic")
     assert workdir == folder / "runs" / "cnn_augmented_demo"
 
@@ -61,7 +61,7 @@ def test_file_in_the_home_folder_is_found(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder / "home"))
     (folder / "home").mkdir()
     (folder / "home" / "mine.py").write_text(MINE)
-    config, workdir, _ = parse(["--config=~/mine.py", "--workdir=~/run"])
+    config, workdir = parse(["--config=~/mine.py", "--workdir=~/run"])
     assert (config.experiment, workdir) == ("mine", folder / "home" / "run")
 
 

@@ -107,18 +107,20 @@ def test_archive_and_npz_give_the_same_arrays(cifar10, tmp_path):
     assert first_losses(str(npz), tmp_path / "a") == first_losses("cifar10", tmp_path / "b")
 
 
-# (epochs, accuracy that must be exceeded, trainable parameters, running statistics)
+# (epochs, training accuracy, validation and test accuracy, trainable parameters, running statistics). The accuracies
+# must be exceeded. AlexNet's running statistics lag behind in its first epoch: six runs reached 0.376 to 0.399 in
+# training and 0.31 to 0.50 in validation.
 EXPECTED = {
-    "cnn": (2, 0.52, 528_054, 0),
-    "cnn_augmented": (2, 0.45, 528_054, 0),
-    "mlp": (2, 0.33, 3_590_642, 0),
-    "alexnet": (1, 0.35, 21_591_114, 1_216),
+    "cnn": (2, 0.5, 0.52, 528_054, 0),
+    "cnn_augmented": (2, 0.4, 0.45, 528_054, 0),
+    "mlp": (2, 0.28, 0.33, 3_590_642, 0),
+    "alexnet": (1, 0.35, 0.2, 21_591_114, 1_216),
 }
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_experiment_learns(name, cifar10, tmp_path):
-    epochs, min_accuracy, trainable, statistics = EXPECTED[name]
+    epochs, min_train_accuracy, min_accuracy, trainable, statistics = EXPECTED[name]
     config = ["--config", f"experiments/{name}.py", f"--config.num_epochs={epochs}", "--workdir", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-m", "cifar_flax.main", *config], cwd=ROOT, env=environment, check=True)
@@ -127,5 +129,7 @@ def test_experiment_learns(name, cifar10, tmp_path):
     counts = ("num_train_examples", "num_validation_examples", "num_test_examples")
     assert [run[count] for count in counts] == [len(cifar10.train), len(cifar10.validation), len(cifar10.test)]
     assert (run["trainable_parameters"], run["non_trainable_parameters"]) == (trainable, statistics)
+    last_epoch = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last_epoch["train_accuracy"] > min_train_accuracy
     assert run["best_validation_accuracy"] > min_accuracy
     assert run["test_accuracy"] > min_accuracy
