@@ -21,9 +21,7 @@ PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # the second is dep
 
 
 def find_devices() -> list[jax.Device]:
-    """All devices of JAX's default platform.
-
-    Warnings are printed as one line each: JAX's, such as of a broken driver, and that sums may be wrong on CPUs.
+    """All devices of JAX's default platform. JAX's warnings, such as of a broken driver, are printed as one line each.
 
     Raises:
         BadInput: JAX cannot start the platform that the environment asks for, or finds none.
@@ -36,8 +34,6 @@ def find_devices() -> list[jax.Device]:
             raise BadInput(_no_devices(problems)) from error
     for problem in problems:
         warn(problem)
-    if devices[0].platform == "cpu":
-        xla_options.warn_of_faulty_sums()
     return devices
 
 
@@ -72,7 +68,9 @@ def _collected_warnings(logger_name: str) -> Iterator[list[str]]:
 
 
 def environment(devices: list[jax.Device]) -> dict[str, Any]:
-    """The fields of run.json about devices, processor, versions and commit."""
+    """The fields of run.json about devices, processor, versions and commit. Warns if sums may be wrong on them."""
+    if devices[0].platform == "cpu":
+        xla_options.warn_of_faulty_sums()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "platform": devices[0].platform,
