@@ -30,6 +30,7 @@ import optax
 from ml_collections import ConfigDict
 
 from benchmarks.machine import describe
+from benchmarks.table import QUANTITIES
 from cifar_flax.cli.experiment import load_experiment
 from cifar_flax.config import base_config
 from cifar_flax.data import Dataset, Split, load
@@ -47,7 +48,6 @@ PROCESSES = {  # the first stores the state that all of them start from
     "published": {"XLA_FLAGS": PUBLISHED, "JAX_ENABLE_X64": "0"},
     "float64": {"XLA_FLAGS": AVOIDING, "JAX_ENABLE_X64": "1"},
 }
-QUANTITIES = ("statistics", "gradients", "state", "evaluation")
 REPRODUCER = "reproducer"
 REDUCTIONS = ("reduce", "reduce-window")  # operations of XLA
 
