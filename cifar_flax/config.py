@@ -16,10 +16,18 @@ def base_config() -> ConfigDict:
     config.experiment = "base"
 
     # Data.
-    # `synthetic`, the name of a TFDS image-classification dataset, or a path: .npz, CIFAR-10's tar.gz or its folder.
+    # `synthetic`, the name of a TFDS image-classification dataset, or a path: a folder of pictures, .npz, .parquet, or
+    # CIFAR-10 or CIFAR-100 as published.
     config.dataset = "cifar10"
     # Folder of prepared TFDS datasets. Unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     config.data_dir = config_dict.placeholder(str)
+    # Height and width in pixels of the images of a folder or .parquet: the short side is resized to it, and the center
+    # is kept. Unset: the size of the pictures, which must then be the same.
+    config.image_size = config_dict.placeholder(int)
+    # Which labels of a dataset with several: fine or coarse for CIFAR-100, a column of a .parquet. Unset: the main one.
+    config.label = config_dict.placeholder(str)
+    # Fraction of the images of each class to test on, if the dataset has no test split, in [0, 1).
+    config.test_share = 0.0
     # Number of validation images, taken from the front of the training set; `synthetic` has at most 1,000. 0: none.
     config.num_validation = 5_000
 
@@ -34,6 +42,14 @@ def base_config() -> ConfigDict:
     config.normalize = False
     # Rate of all dropout layers, in [0, 1). Unset: each layer's default.
     config.dropout = config_dict.placeholder(float)
+
+    # Start.
+    # A run's workdir, or a file of exported weights, whose parameters and statistics the run starts from. Unset: random
+    # ones. The head begins anew unless the classes are the same, as does each layer of another shape.
+    config.init_from = config_dict.placeholder(str)
+    # Number of epochs in which only the parameters that begin anew are trained. BatchNorm's running statistics follow
+    # the new images all the time. 0: none.
+    config.frozen_epochs = 0.0
 
     # Length, batches and augmentation.
     # Passes over the training images; may be fractional.

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 import runpy
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from cifar_flax.config import base_config
 from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput, in_one_line, nearest
 
@@ -59,7 +61,7 @@ def load_experiment(spec: str) -> ConfigDict:
         advice = "an experiment file only defines get_config()"
         raise BadInput(f"--config: {_location(path, error)}: the file calls sys.exit(); {advice}") from error
     except Exception as error:
-        raise BadInput(f"--config: {_location(path, error)}: {in_one_line(error)}") from error
+        raise BadInput(f"--config: {_location(path, error)}: {_reason(error)}") from error
     if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         raise BadInput(f"--config: get_config() of {path} returns {type(config).__name__}, not a ConfigDict")
     return config.lock()
@@ -113,6 +115,12 @@ def _arguments(get_config: Callable[..., Any], variant: str, path: Path) -> list
         advice = f"takes no variant; leave out {':' + variant!r}" if variant else "needs a variant; add ':<variant>'"
         raise BadInput(f"--config: get_config() of {path} {advice} ({in_one_line(error)})") from error
     return arguments
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line. The one of a locked config would list all fields before it names the most similar."""
+    unknown = re.search(r'Key "(\w+)" does not exist', str(error)) if isinstance(error, AttributeError) else None
+    return f"no such field {unknown[1]!r}{nearest(unknown[1], list(base_config()))}" if unknown else in_one_line(error)
 
 
 def _location(path: Path, error: BaseException) -> str:

@@ -7,11 +7,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_flax.data import synthetic, tfds
-from cifar_flax.data.dataset import Dataset, Source, Split
+from cifar_flax.data.dataset import Dataset, Options, Source, Split
 from cifar_flax.data.locate import is_path, locate
+from cifar_flax.data.split import split_off
 from cifar_flax.errors import BadInput
 
-__all__ = ["Dataset", "Source", "Split", "is_path", "load", "num_validation_of", "read"]
+__all__ = ["Dataset", "Options", "Source", "Split", "is_path", "load", "num_validation_of", "read"]
 
 
 def load(config: ConfigDict) -> Dataset:
@@ -23,22 +24,45 @@ def load(config: ConfigDict) -> Dataset:
     Raises:
         BadInput: the dataset is missing or cannot be used, or no training images remain.
     """
-    source = read(config.dataset, config.data_dir)
+    source = read(config)
     train, num_validation = source.train, num_validation_of(config)
+    train, test = _with_test_split(train, source.test, config)
     if source.validation is not None:
-        train = _concatenate(source.validation, source.train)
+        train = _concatenate(source.validation, train)
         num_validation = len(source.validation) if num_validation else 0
     if num_validation >= len(train):
         raise BadInput(
             f"config.num_validation: {num_validation} leaves none of the {len(train)} training images of "
-            f"{config.dataset!r}; use a smaller number"
+            f"{config.dataset!r}; use a smaller number, such as {len(train) // 10}"
         )
     return Dataset(
         train=train[num_validation:],
         validation=train[:num_validation],
-        test=source.test,
+        test=test,
         class_names=source.class_names,
     )
+
+
+def _with_test_split(train: Split, test: Split | None, config: ConfigDict) -> tuple[Split, Split]:
+    """The training and the test images of a source. Without a test split, `config.test_share` of each class.
+
+    Raises:
+        BadInput: there is no test split and `config.test_share` is 0, or the other way around.
+    """
+    share, name = config.test_share, repr(config.dataset)
+    if test is not None:
+        if share:
+            raise BadInput(f"config.test_share: {share} is not valid; use 0, because {name} has a test split")
+        return train, test
+    if not share:
+        raise BadInput(
+            f"config.test_share: {name} has no test split; set the fraction of the images to test on, "
+            "such as --config.test_share=0.2"
+        )
+    remaining, chosen = split_off(train, share)
+    if not len(chosen):
+        raise BadInput(f"config.test_share: {name} has only one image of each class; add more images")
+    return remaining, chosen
 
 
 def _concatenate(first: Split, second: Split) -> Split:
@@ -51,16 +75,18 @@ def num_validation_of(config: ConfigDict) -> int:
     return min(config.num_validation, limit)
 
 
-def read(dataset: str, data_dir: str | None) -> Source:
+def read(config: ConfigDict) -> Source:
     """Reads the complete source that `config.dataset` names: `synthetic`, a file or folder, or a TFDS dataset.
 
     Raises:
         BadInput: there is no such source, or it cannot be used.
     """
-    if dataset == "synthetic":
+    options = Options(config.image_size, config.label)
+    if config.dataset == "synthetic":
+        options.refuse("image_size", "label", source="'synthetic'")
         return synthetic.load()
-    located = locate(dataset)
+    located = locate(config.dataset)
     if isinstance(located, str):
-        return tfds.load(dataset, data_dir, located)
+        return tfds.load(config.dataset, config.data_dir, located, options)
     load_path, path = located
-    return load_path(path)
+    return load_path(path, options)

@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,11 +47,20 @@ def fingerprint(files: Iterable[Path]) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    checksum = hashlib.sha256(str(FORMAT).encode())
+    digests = []
     for path in sorted(files):
         with path.open("rb") as file:
-            checksum.update(hashlib.file_digest(file, "sha256").digest())
-    return checksum.hexdigest()[:16]
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return _combined(digests)
+
+
+def fingerprint_of(contents: Iterable[bytes]) -> str:
+    """A hash of files that were read, in their order."""
+    return _combined(hashlib.sha256(content).digest() for content in contents)
+
+
+def _combined(digests: Iterable[bytes]) -> str:
+    return hashlib.sha256(str(FORMAT).encode() + b"".join(digests)).hexdigest()[:16]
 
 
 def load_or_build(name: str, key: str, build: Callable[[], Source]) -> Source:
@@ -124,10 +134,9 @@ def _read(entry: Path) -> Source:
         arrays = {name: _load(entry / f"{name}.npy") for name in meta["checksums"]}
         if any(_checksum(arrays[name]) != expected for name, expected in meta["checksums"].items()):
             raise ValueError("checksum")
-        splits = {
-            name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"])
+        splits: dict[str, Any] = {
+            name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"]) if f"{name}_images" in arrays else None
             for name in SPLITS
-            if f"{name}_images" in arrays
         }
         return Source(**splits, class_names=tuple(meta["class_names"]))
     except (PermissionError, MemoryError):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cifar_flax.errors import BadInput
+
 MAX_CLASSES = 10_000  # each class has its own column of parameters
 CHANNELS = (1, 3, 4)  # of usual images: gray, RGB, RGBA
 
@@ -35,15 +37,38 @@ class Source:
 
     Attributes:
         train: the training images.
-        test: the test images.
+        test: None if the authors give no test split.
         class_names: one for each label.
         validation: None if the authors give no validation split.
     """
 
     train: Split
-    test: Split
+    test: Split | None
     class_names: tuple[str, ...]
     validation: Split | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The fields of the config that change how a source is read.
+
+    Attributes:
+        image_size: height and width in pixels that pictures are resized to; None: they all have the same size.
+        label: which of a source's labels to use; None: its main ones.
+    """
+
+    image_size: int | None = None
+    label: str | None = None
+
+    def refuse(self, *fields: str, source: str) -> None:
+        """Raises BadInput if one of the fields is set, although `source` has no use for it."""
+        for field in fields:
+            if (value := getattr(self, field)) is not None:
+                reason = f"{_REASONS[field]} {source}"
+                raise BadInput(f"config.{field}: {value!r} is not valid; leave it unset, because {reason}")
+
+
+_REASONS = {"image_size": "images are not resized in", "label": "there is only one kind of labels in"}
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,17 @@
-"""Reads a `.npz` with the array names of Keras (`x_train`, `y_train`, ...) or of MedMNIST (`train_images`, ...).
+"""Reads a `.npz` with the array names of Keras (`x_train`, `y_train`, ...) or of MedMNIST (`train_images`, ...)."""
 
-`numpy.load` allocates the size that an entry claims. Here the claimed sizes are checked against each other before
-anything is allocated, the size of the arrays is bounded, and no array of Python objects is read.
-"""
-
-import io
 import itertools
-import math
-import warnings
-import zipfile
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from cifar_flax.data.dataset import CHANNELS, MAX_CLASSES, Source, Split, are_class_names
+from cifar_flax.data import zip_arrays
+from cifar_flax.data.dataset import CHANNELS, MAX_CLASSES, Options, Source, Split, are_class_names
 from cifar_flax.data.paths import listed
-from cifar_flax.errors import BadInput, in_one_line, printable
+from cifar_flax.errors import BadInput, printable
 
 MAX_BYTES = 8 * 2**30  # of all arrays together, which are kept in memory; CIFAR-10 has 180 million
-MAX_READ_BYTES = 2**20  # at once; only a zip's list of entries could need more
 NAMES = "class_names"
 MIN_PIXELS = 64  # an axis at least this long holds flattened pixels, not a few rows or columns
 
@@ -39,7 +31,7 @@ MEDMNIST = {
 }
 
 
-def load(path: Path) -> Source:
+def load(path: Path, options: Options) -> Source:
     """Reads images [N, H, W, C] or [N, H, W] uint8 and integer labels [N] or [N, 1] from 0.
 
     The validation split (`val_images val_labels`) and the class names (`class_names`) are optional.
@@ -47,6 +39,7 @@ def load(path: Path) -> Source:
     Raises:
         BadInput: names the file, the entry and what is wrong with it.
     """
+    options.refuse("image_size", "label", source="a .npz")
     splits_of, arrays = _read(path)
     splits = {name: _split(path, entries, arrays) for name, entries in splits_of.items()}
     train = splits["train"]
@@ -63,36 +56,12 @@ def load(path: Path) -> Source:
     return Source(**splits, class_names=names)
 
 
-class _File(io.FileIO):
-    """A file that raises ValueError if more than MAX_READ_BYTES are read at once."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        size = MAX_READ_BYTES + 1 if size is None or size < 0 else min(size, MAX_READ_BYTES + 1)
-        content = super().read(size) or b""
-        if len(content) > MAX_READ_BYTES:
-            raise ValueError("the list of entries is too long")
-        return content
-
-
 def _read(path: Path) -> tuple[dict[str, _Entries], dict[str, np.ndarray]]:
     """The names of the splits' arrays, and the arrays with these names."""
-    try:
-        if not path.is_file():  # a pipe would block
-            raise ValueError("not a regular file")
-        with warnings.catch_warnings(), _File(path) as file, zipfile.ZipFile(file) as stored:
-            warnings.simplefilter("error")  # NumPy warns where it has to guess
-            splits = _splits(path, stored.namelist())
-            arrays: dict[str, np.ndarray] = {}
-            for entry in (*itertools.chain(*splits.values()), NAMES):
-                if f"{entry}.npy" in stored.namelist():
-                    arrays[entry] = _array(stored, entry, MAX_BYTES - sum(array.nbytes for array in arrays.values()))
-            return splits, arrays
-    except (BadInput, MemoryError):
-        raise
-    except Exception as error:  # zipfile and NumPy raise almost anything for a damaged file
-        raise BadInput(
-            f"config.dataset: {path} is not a readable .npz of plain arrays ({in_one_line(error)})"
-        ) from error
+    with zip_arrays.open_npz(path, "config.dataset") as stored:
+        splits = _splits(path, stored.namelist())
+        wanted = [*itertools.chain(*splits.values())] + [NAMES] * (NAMES in zip_arrays.entries(stored))
+        return splits, zip_arrays.read_arrays(stored, wanted, MAX_BYTES)
 
 
 def _splits(path: Path, stored: list[str]) -> dict[str, _Entries]:
@@ -106,31 +75,6 @@ def _splits(path: Path, stored: list[str]) -> dict[str, _Entries]:
             wanted = "x_train, y_train, x_test, y_test or train_images, train_labels, test_images, test_labels"
             _reject(path, name, f"is missing; the file has {has}, and a dataset needs {wanted}")
     return splits
-
-
-def _array(stored: zipfile.ZipFile, entry: str, max_bytes: int) -> np.ndarray:
-    """Reads an entry after checking that its claimed size is true and at most `max_bytes`.
-
-    Raises:
-        ValueError: the entry cannot be used. A damaged zip or header can raise almost anything else.
-    """
-    info = stored.getinfo(f"{entry}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{entry} is compressed with a method that NumPy does not use")
-    with stored.open(info) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{entry} is not a plain array")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        stored_bytes = info.file_size - file.tell()
-    size = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
-        raise ValueError(f"{entry} is not an array of numbers or strings")
-    if min(shape, default=0) < 0 or size != stored_bytes:
-        raise ValueError(f"{entry} claims {dtype} {list(shape)}, {size} bytes, but has {stored_bytes}")
-    if size > max_bytes:
-        raise ValueError(f"{entry} has {size} bytes, more than the {max_bytes} that remain of {MAX_BYTES}")
-    with stored.open(info) as file:
-        return np.lib.format.read_array(file)
 
 
 def _reject(path: Path, entry: str, problem: str) -> NoReturn:

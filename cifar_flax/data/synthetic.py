@@ -5,7 +5,7 @@ repeat a few designs (position, size and rotation of the shape) many times. Each
 design, so memorized designs do not help there, and augmentation improves accuracy as it does on photographs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,9 @@ def _arrow(u: Floats, v: Floats) -> Floats:
     return np.minimum(head, shaft)
 
 
-SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
+Shape = Callable[[Floats, Floats], Floats]
+
+SHAPES: dict[str, Shape] = {
     "disk": _disk,
     "ring": _ring,
     "square": _square,
@@ -92,7 +94,7 @@ def load() -> Source:
     """
     rng = np.random.default_rng(SEED)
     labels = np.concatenate([_balanced_labels(rng, n) for n in (NUM_VALIDATION, NUM_TRAIN, NUM_TEST)])
-    images = _draw(rng, labels, _designs(rng, labels))
+    images = draw(rng, labels, _designs(rng, labels), list(SHAPES.values()))
     combined = Split(images, labels)
     end = NUM_VALIDATION + NUM_TRAIN
     return Source(train=combined[:end], test=combined[end:], class_names=tuple(SHAPES))
@@ -102,21 +104,28 @@ def _balanced_labels(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
     return rng.permutation(np.arange(count) % len(SHAPES)).astype(np.int32)
 
 
-def _designs(rng: np.random.Generator, labels: NDArray[np.int32]) -> Floats:
+def random_designs(rng: np.random.Generator, count: int) -> Floats:
     """[N, 4]: x and y of the shape's center relative to the image's, radius (all in pixels), rotation in radians."""
     low, high = (-4.5, -4.5, 7, 0), (4.5, 4.5, 11, 0.35 * np.pi)
-    designs = rng.uniform(low, high, (len(labels), 4)).astype(np.float32)
+    return rng.uniform(low, high, (count, 4)).astype(np.float32)
+
+
+def _designs(rng: np.random.Generator, labels: NDArray[np.int32]) -> Floats:
+    """[N, 4]: `random_designs`, of which the training images repeat a few."""
+    designs = random_designs(rng, len(labels))
     for label in range(len(SHAPES)):
         rows = NUM_VALIDATION + np.flatnonzero(labels[NUM_VALIDATION : NUM_VALIDATION + NUM_TRAIN] == label)
         designs[rows] = designs[rows[np.arange(len(rows)) % NUM_DESIGNS]]
     return designs
 
 
-def _draw(rng: np.random.Generator, labels: NDArray[np.int32], designs: Floats) -> NDArray[np.uint8]:
-    """[N, 32, 32, 3] uint8: background, line, shape and noise, combined."""
+def draw(
+    rng: np.random.Generator, labels: NDArray[np.int32], designs: Floats, shapes: Sequence[Shape]
+) -> NDArray[np.uint8]:
+    """[N, 32, 32, 3] uint8: background, line, shape and noise, combined. The labels are indices of `shapes`."""
     count = len(labels)
     y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32) - np.float32((IMAGE_SIZE - 1) / 2)
-    shape = _shape_coverage(labels, designs, x, y)
+    shape = _shape_coverage(labels, designs, shapes, x, y)
     line = _line_coverage(rng, count, x, y)
     noise = rng.standard_normal((count, IMAGE_SIZE, IMAGE_SIZE), np.float32) * 9
 
@@ -137,10 +146,12 @@ def _draw(rng: np.random.Generator, labels: NDArray[np.int32], designs: Floats) 
     return images
 
 
-def _shape_coverage(labels: NDArray[np.int32], designs: Floats, x: Floats, y: Floats) -> Floats:
+def _shape_coverage(
+    labels: NDArray[np.int32], designs: Floats, shapes: Sequence[Shape], x: Floats, y: Floats
+) -> Floats:
     """[N, 32, 32] in [0, 1]: the fraction of each pixel that the shape covers."""
     coverage = np.empty((len(labels), IMAGE_SIZE, IMAGE_SIZE), np.float32)
-    for label, shape in enumerate(SHAPES.values()):
+    for label, shape in enumerate(shapes):
         rows = np.flatnonzero(labels == label)
         center_x, center_y, radius, rotation = designs[rows].T[..., None, None]
         cosine, sine = np.cos(rotation) / radius, np.sin(rotation) / radius

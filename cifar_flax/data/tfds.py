@@ -17,47 +17,48 @@ from typing import Any
 import numpy as np
 
 from cifar_flax.data import cache
-from cifar_flax.data.dataset import Source, Split
+from cifar_flax.data.dataset import Options, Source, Split
 from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput, import_problem, in_one_line
 
-INFO = "dataset_info.json"  # in the folder of each prepared dataset
+INFO, FEATURES = "dataset_info.json", "features.json"  # in each prepared dataset; others have a file like the first
 DOWNLOAD_TIMEOUT = 10.0  # seconds for a download server to answer
+LABELS = {None: "label", "fine": "label", "coarse": "coarse_label"}  # of cifar100
 OTHER_SOURCES = (
-    "set --config.dataset to the path of an archive (cifar-10-python.tar.gz) or .npz, or use --config.dataset=synthetic"
+    "set --config.dataset to the path of cifar-10-python.tar.gz, a .npz or other data, or use "
+    "--config.dataset=synthetic"
 )
 
 
-def load(name: str, data_dir: str | None, on_disk: str) -> Source:
-    """Loads the dataset `name`, such as `cifar10` or `svhn_cropped`, from `data_dir`, and prepares it there if needed.
+def load(name: str, data_dir: str | None, on_disk: str, options: Options) -> Source:
+    """Loads the dataset `name`, such as `cifar10` or `name/config:1.0.0`, and prepares it in `data_dir` if needed.
 
-    With `data_dir` None, TFDS's default applies: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-
-    Args:
-        name: of the dataset, and optionally of a config and a version: `name/config:1.0.0`.
-        data_dir: the folder of all prepared datasets, or None.
-        on_disk: what the name is as a path, for the error message about an unknown name.
+    With `data_dir` None, TFDS's default applies. `on_disk` describes the name as a path, for an error message.
 
     Raises:
         BadInput: the name is unknown, or the dataset does not have images of one size with one label each.
     """
+    _check_options(options)
     root = _root(data_dir)
     folder = _prepared_folder(root, name)
     if folder is None and "/" in name and Path(name.split("/")[0]).is_dir():
         raise BadInput(f"config.dataset: {on_disk}")  # a path in an existing folder, not the config of a dataset
-    return _load(name, folder or _prepare(root, name, on_disk))
+    return _load(name, folder or _prepare(root, name, on_disk, options), options)
 
 
-def load_folder(folder: Path) -> Source:
-    """Loads the dataset in a folder that TFDS has prepared, the one with `dataset_info.json`.
-
-    Raises:
-        BadInput: the dataset is damaged, or does not have images of one size with one label each.
-    """
-    return _load(str(folder), folder)
+def load_folder(folder: Path, options: Options) -> Source:
+    """Loads the dataset in a folder that `find` returned. Raises BadInput like `load`."""
+    _check_options(options)
+    return _load(str(folder), folder, options)
 
 
-def _load(name: str, folder: Path) -> Source:
+def _check_options(options: Options) -> None:
+    options.refuse("image_size", source="a TFDS dataset")
+    if options.label not in LABELS:
+        raise BadInput(f"config.label: {options.label!r} is not valid; use fine or coarse")
+
+
+def _load(name: str, folder: Path, options: Options) -> Source:
     """Loads a prepared dataset; one that was decoded before is read from the cache, without importing TFDS.
 
     Images are in the authors' order if the dataset has an `id` to restore it from, else in the stored order.
@@ -66,11 +67,12 @@ def _load(name: str, folder: Path) -> Source:
         key = cache.fingerprint(path for path in folder.rglob("*") if path.is_file())
     except OSError as error:
         raise BadInput(f"config.dataset: {error.filename or folder} cannot be read ({error.strerror})") from error
-    return cache.load_or_build(folder.parent.name, key, lambda: _decode(name, folder))
+    cached = f"{folder.parent.name}-{options.label}" if options.label else folder.parent.name
+    return cache.load_or_build(cached, key, lambda: _decode(name, folder, options))
 
 
 def _root(data_dir: str | None) -> Path:
-    """The folder of all prepared datasets."""
+    """The folder of all prepared datasets. TFDS's default is $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     if data_dir:
         return read_path(data_dir, "config.data_dir")
     if configured := os.environ.get("TFDS_DATA_DIR"):
@@ -86,7 +88,8 @@ def _root(data_dir: str | None) -> Path:
 
 def find(folder: Path) -> Path | None:
     """The folder of a prepared dataset: the given one, or the newest version in it."""
-    return folder if (folder / INFO).is_file() else _newest(folder.glob(f"*/{INFO}"))
+    prepared = folder if (folder / INFO).is_file() else _newest(folder.glob(f"*/{INFO}"))
+    return prepared if prepared and (prepared / FEATURES).is_file() else None
 
 
 def _prepared_folder(root: Path, name: str) -> Path | None:
@@ -99,33 +102,27 @@ def _prepared_folder(root: Path, name: str) -> Path | None:
 
 
 def _newest(info_files: Iterable[Path]) -> Path | None:
-    return max((path.parent for path in info_files), key=_version, default=None)
+    def version(folder: Path) -> list[int]:
+        parts = folder.name.split(".")
+        return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else []
+
+    return max((path.parent for path in info_files), key=version, default=None)
 
 
-def _version(folder: Path) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in folder.name.split("."))
-    except ValueError:
-        return ()
-
-
-def _prepare(root: Path, name: str, on_disk: str) -> Path:
+def _prepare(root: Path, name: str, on_disk: str, options: Options) -> Path:
     """Downloads the dataset with TFDS and writes it to a folder in `root`."""
     tfds = _import_tfds(name, on_disk)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # banners about missing packages
             builder = tfds.builder(name, data_dir=root)
-    except tfds.core.DatasetNotFoundError as error:
-        similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
-        hint = f"; the closest names are {', '.join(similar)}" if similar else ""
-        raise BadInput(
-            f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset{hint}; {on_disk}"
-        ) from error
     except Exception as error:  # TFDS has no common class for its errors
-        raise BadInput(
-            f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset ({in_one_line(error)}); {on_disk}"
-        ) from error
-    _check(tfds, name, builder)
+        reason = f" ({in_one_line(error)})"
+        if isinstance(error, tfds.core.DatasetNotFoundError):
+            similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
+            reason = f"; the closest names are {', '.join(similar)}" if similar else ""
+        problem = f"config.dataset: {name!r} is neither 'synthetic' nor a TFDS dataset{reason}"
+        raise BadInput(f"{problem}; {on_disk}") from error
+    _check(tfds, name, builder, options)
     if builder.is_prepared():  # the default config, which the name does not contain
         return Path(builder.data_dir)
     advice = f"set --config.data_dir to a folder that contains it, {OTHER_SOURCES}"
@@ -174,11 +171,13 @@ def _import_tfds(name: str, on_disk: str) -> Any:
     return tfds
 
 
-def _check(tfds: Any, name: str, builder: Any) -> None:
+def _check(tfds: Any, name: str, builder: Any, options: Options) -> None:
     """Raises BadInput if this project cannot train on a builder's dataset."""
     features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
     image: Any = features.get("image")
-    label = features.get("label")
+    if LABELS["coarse"] not in features:
+        options.refuse("label", source=repr(name))
+    label = features.get(LABELS[options.label])
     fits = isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)
     if not fits or None in image.shape or image.np_dtype != np.uint8:
         raise BadInput(
@@ -190,13 +189,14 @@ def _check(tfds: Any, name: str, builder: Any) -> None:
         raise BadInput(f"config.dataset: {name!r} has the splits {', '.join(splits)}, not train and test")
 
 
-def _decode(name: str, folder: Path) -> Source:
+def _decode(name: str, folder: Path, options: Options) -> Source:
     tfds = _import_tfds(name, f"{folder} is prepared")
     try:
         builder = tfds.builder_from_directory(folder)  # the stored version, which the installed TFDS may not have
-        _check(tfds, name, builder)
-        train, test = (_decode_split(tfds, builder, split) for split in ("train", "test"))
-        class_names = tuple(builder.info.features["label"].names)
+        _check(tfds, name, builder, options)
+        label = LABELS[options.label]
+        train, test = (_decode_split(tfds, builder, split, label) for split in ("train", "test"))
+        class_names = tuple(builder.info.features[label].names)
     except BadInput:
         raise
     except Exception as error:  # TensorFlow and the decoders have no common class for their errors
@@ -214,14 +214,14 @@ def _decode(name: str, folder: Path) -> Source:
     return Source(train, test, class_names)
 
 
-def _decode_split(tfds: Any, builder: Any, split: str) -> Split:
-    fields = [field for field in ("image", "label", "id") if field in builder.info.features]
+def _decode_split(tfds: Any, builder: Any, split: str, label: str) -> Split:
+    fields = [field for field in ("image", label, "id") if field in builder.info.features]
     batches = list(tfds.as_numpy(_stored(tfds, builder, split, fields).batch(1000)))
     if not batches:
         raise BadInput(f"config.dataset: {builder.info.full_name} has no images in its split {split}")
     columns = {field: np.concatenate([batch[field] for batch in batches]) for field in fields}
     order = np.argsort(columns["id"]) if "id" in columns else slice(None)
-    return Split(images=columns["image"][order], labels=columns["label"][order].astype(np.int32))
+    return Split(images=columns["image"][order], labels=columns[label][order].astype(np.int32))
 
 
 def _stored(tfds: Any, builder: Any, split: str, fields: list[str]) -> Any:

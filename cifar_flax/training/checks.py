@@ -57,13 +57,25 @@ def _check_ranges(config: ConfigDict) -> None:
     _require(config.eval_batch_size <= 2**16, config, "eval_batch_size", "at most 65536")
     for field in ("num_epochs", "save_seconds"):
         _require(0 < config[field] <= sys.float_info.max, config, field, "a finite number > 0")
-    for field in ("learning_rate", "weight_decay", "start_scale", "end_scale", "norm_bias_scale", "whitening_epochs"):
+    for field in (
+        "learning_rate",
+        "weight_decay",
+        "start_scale",
+        "end_scale",
+        "norm_bias_scale",
+        "whitening_epochs",
+        "frozen_epochs",
+    ):
         _require(0 <= config[field] <= sys.float_info.max, config, field, "a finite number >= 0")
-    for field in ("label_smoothing", "dropout", "momentum", "average_decay"):
+    for field in ("label_smoothing", "dropout", "momentum", "average_decay", "test_share"):
         _require(0 <= (config[field] or 0) < 1, config, field, "a number in [0, 1)")
     _require(0 <= config.warmup <= 1, config, "warmup", "a number in [0, 1]")
     for field in ("num_validation", "max_translation", "average_every"):
         _require(config[field] >= 0, config, field, "an integer >= 0")
+    _require(
+        config.image_size is None or 1 <= config.image_size <= 1024, config, "image_size", "an integer from 1 to 1024"
+    )
+    _require(not config.frozen_epochs or config.init_from is not None, config, "frozen_epochs", "0 without init_from")
     _require(0 <= config.seed < 2**32, config, "seed", "an integer from 0 to 4294967295")
 
 

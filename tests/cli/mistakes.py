@@ -41,5 +41,11 @@ MISTAKES = {
     "infinite_rate": (["--config.learning_rate=inf"], ["config.learning_rate", "inf"]),
     "smoothing": (["--config.label_smoothing=1"], ["config.label_smoothing", "1"]),
     "seed": (["--config.seed=-1"], ["config.seed", "-1"]),
+    "image_size": (["--config.image_size=0"], ["config.image_size", "0", "1 to 1024"]),
+    "image_size_of_arrays": (["--config.image_size=64"], ["config.image_size", "64", "'synthetic'"]),
+    "label": (["--config.label=coarse"], ["config.label", "'coarse'", "'synthetic'"]),
+    "test_share": (["--config.test_share=1"], ["config.test_share", "1", "in [0, 1)"]),
+    "share_of_a_test_split": (["--config.test_share=0.2"], ["config.test_share", "0.2", "'synthetic'"]),
+    "frozen": (["--config.frozen_epochs=1"], ["config.frozen_epochs", "1", "init_from"]),
     "dataset": (["--config.dataset="], ["config.dataset", "synthetic"]),
 }  # fmt: skip

@@ -52,9 +52,10 @@ def test_default_experiment_is_the_demo():
     )
 
 
-def test_only_data_dir_and_dropout_have_no_default():
+def test_only_these_fields_have_no_default():
     config = base_config()
-    assert [field for field in config if config[field] is None] == ["data_dir", "dropout"]
+    unset = {field for field in config if config[field] is None}
+    assert unset == {"data_dir", "dropout", "image_size", "init_from", "label"}
     assert config.get_type("data_dir") is str
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from data_files import read
 
 from cifar_flax import data
 from cifar_flax.config import base_config
-from cifar_flax.data import archive
 from cifar_flax.train import train_and_evaluate
 
 PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
@@ -58,7 +57,7 @@ def test_official_order(cifar10):
 def test_validation_is_the_first_5000_training_images(cifar10):
     assert np.bincount(cifar10.validation.labels).tolist() == [505, 460, 519, 486, 519, 488, 519, 486, 520, 498]
     assert pixel_sum(cifar10.validation) == 1_850_223_105
-    source = data.read("cifar10", None)
+    source = read("cifar10")
     np.testing.assert_array_equal(source.train.images[:5_000], cifar10.validation.images)
     np.testing.assert_array_equal(source.train.labels[5_000:], cifar10.train.labels)
 
@@ -83,28 +82,38 @@ def first_losses(dataset, workdir):
     return line["train_loss"], line["validation_loss"]
 
 
-def test_archive_and_npz_give_the_same_arrays(cifar10, tmp_path):
-    """Writes the loaded images in the authors' format and as .npz, and reads both files back."""
-    source = data.read("cifar10", None)
-    folder = tmp_path / archive.FOLDER
+def assert_same(source, other):
+    assert source.class_names == other.class_names
+    for split, other_split in ((source.train, other.train), (source.test, other.test)):
+        np.testing.assert_array_equal(split.images, other_split.images)
+        np.testing.assert_array_equal(split.labels, other_split.labels)
+
+
+def test_binary_version_and_npz_give_the_same_arrays(tmp_path):
+    """Writes the loaded images in the authors' format and as .npz, and reads both back."""
+    source = read("cifar10")
+    folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
-    images = np.concatenate([source.train.images, source.test.images])
-    labels = np.concatenate([source.train.labels, source.test.labels])
-    for i, name in enumerate((*archive.TRAIN, archive.TEST)):
-        rows = slice(10_000 * i, 10_000 * (i + 1))
-        pixels = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2)).reshape(-1, 3072)
-        stored = {b"data": pixels, b"labels": labels[rows].tolist()}
-        (folder / name).write_bytes(pickle.dumps(stored, protocol=2))
-    (folder / archive.META).write_bytes(pickle.dumps({b"label_names": [n.encode() for n in CLASS_NAMES]}, protocol=2))
-    (train, test), npz = (source.train, source.test), tmp_path / "cifar10.npz"
-    np.savez(npz, x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels)
-    for path in (folder, npz):
-        read = data.read(str(path), None)
-        np.testing.assert_array_equal(read.train.images, train.images)
-        np.testing.assert_array_equal(read.train.labels, train.labels)
-        np.testing.assert_array_equal(read.test.images, test.images)
-        np.testing.assert_array_equal(read.test.labels, test.labels)
+    for i, name in enumerate([*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]):
+        split, first = (source.train, 10_000 * i) if i < 5 else (source.test, 0)
+        images, labels = split.images[first : first + 10_000], split.labels[first : first + 10_000]
+        records = np.column_stack([labels.astype(np.uint8), images.transpose(0, 3, 1, 2).reshape(-1, 3072)])
+        (folder / name).write_bytes(records.tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join(CLASS_NAMES) + "\n\n")
+    assert_same(read(folder), source)
+    npz, arrays = tmp_path / "cifar10.npz", {"class_names": np.array(CLASS_NAMES)}
+    for name, split in (("train", source.train), ("test", source.test)):
+        arrays |= {f"x_{name}": split.images, f"y_{name}": split.labels}
+    np.savez(npz, **arrays)
+    assert_same(read(npz), source)
     assert first_losses(str(npz), tmp_path / "a") == first_losses("cifar10", tmp_path / "b")
+
+
+@pytest.mark.skipif("CIFAR10" not in os.environ, reason="set CIFAR10 to the path of the official archive or folder")
+@pytest.mark.filterwarnings("error")
+def test_official_files_give_the_same_arrays(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_FLAX_CACHE", str(tmp_path))
+    assert_same(read(os.environ["CIFAR10"]), read("cifar10"))
 
 
 # (epochs, training accuracy, validation and test accuracy, trainable parameters, running statistics). The accuracies

@@ -89,6 +89,7 @@ def prepare(tmp_path_factory):
         splits=("train", "test"),
         version="1.0.0",
         test_labels=None,
+        coarse=False,
         **stored,
     ):
         features = {
@@ -100,6 +101,10 @@ def prepare(tmp_path_factory):
         all_columns = {split: columns(split, with_id) for split in splits}
         if test_labels is not None:
             all_columns["test"]["label"] = test_labels
+        if coarse:
+            features["coarse_label"] = real_tfds.features.ClassLabel(names=["ab", "cd"])
+            for column in all_columns.values():
+                column["coarse_label"] = column["label"] // 2
         real_tfds.dataset_builders.store_as_tfds_dataset(
             name=name,
             version=version,
@@ -127,6 +132,22 @@ def test_tfds_dataset_has_official_order_shape_and_classes(prepare):
     np.testing.assert_array_equal(loaded.train.labels, LABELS[10:40])
     assert loaded.image_shape == (6, 5, 1)
     assert loaded.class_names == ("a", "b", "c", "d")
+
+
+def test_label_chooses_between_the_labels_of_a_tfds_dataset(prepare):
+    data_dir = prepare("two_labels", with_id=True, coarse=True)
+    for label, labels, names in (("coarse", LABELS // 2, ("ab", "cd")), ("fine", LABELS, tuple("abcd"))):
+        for _ in range(2):  # the second time from the cache
+            loaded = data.load(config("two_labels", data_dir=data_dir, num_validation=10, label=label))
+            np.testing.assert_array_equal(loaded.train.labels, labels[10:40])
+            np.testing.assert_array_equal(loaded.test.images, IMAGES[40:])
+            assert loaded.class_names == names
+    with pytest.raises(BadInput, match=r"^config.label: 'super' is not valid; use fine or coarse$"):
+        data.load(config("two_labels", data_dir=data_dir, label="super"))
+    with pytest.raises(BadInput, match=r"^config.label: 'coarse' is not valid; leave it unset, .* in 'one_label'$"):
+        data.load(config("one_label", data_dir=prepare("one_label"), label="coarse"))
+    with pytest.raises(BadInput, match=r"^config.image_size: 8 is not valid; leave it unset, .* in a TFDS dataset$"):
+        data.load(config("two_labels", data_dir=data_dir, image_size=8))
 
 
 def test_tfds_dataset_without_id_keeps_its_stored_order(prepare):

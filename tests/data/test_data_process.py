@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import contents, write_folder, write_npz
+from data_files import OFFICIAL, write_folder, write_npz
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--config.num_validation=4", "--config.num_epochs=1", "--config.batch_size=8", "--config.eval_batch_size=4"]
+AS_OFFICIAL = f"from cifar_flax.data import cifar_versions; cifar_versions.OFFICIAL_MD5 = {OFFICIAL}\n"
 NO_TFDS = "import sys; sys.modules['tensorflow_datasets'] = None\n"  # importing it is an error
 MAIN = "import sys; from cifar_flax.main import main; sys.exit(main(sys.argv[1:]))\n"
 
@@ -36,9 +37,8 @@ def assert_one_line(finished, *words):
 
 def test_folder_of_keras_3_is_trained_on_without_tfds(tmp_path):
     target = tmp_path / "cifar-10-batches-py-target"
-    target.mkdir()
-    write_folder(target, contents())
-    finished = train(tmp_path, target, before=NO_TFDS, CIFAR_FLAX_CACHE=str(tmp_path / "cache"))
+    write_folder(target)
+    finished = train(tmp_path, target, before=AS_OFFICIAL + NO_TFDS, CIFAR_FLAX_CACHE=str(tmp_path / "cache"))
     assert finished.returncode == 0, finished.stderr
 
 
@@ -67,7 +67,8 @@ def test_user_without_a_home_folder_trains_without_a_cache(tmp_path):
     """As a container's user that /etc/passwd does not list."""
     no_home = "import pwd; pwd.getpwuid = {}.__getitem__\n"
     without = ("HOME", "CIFAR_FLAX_CACHE", "XDG_CACHE_HOME", "TFDS_DATA_DIR")
-    finished = train(tmp_path, write_folder(tmp_path, contents()), before=no_home, without=without)
+    dataset = write_folder(tmp_path, "cifar-10-batches-bin")
+    finished = train(tmp_path, dataset, before=no_home, without=without)
     assert finished.returncode == 0, finished.stderr
     (line,) = [line for line in finished.stderr.splitlines() if "not cached" in line]
     assert "there is no home folder for a cache; set CIFAR_FLAX_CACHE to" in line

@@ -1,16 +1,14 @@
-"""The file sources (the authors' archive, its folder, and .npz) and their one-line error messages."""
+"""Files of arrays (.npz) with the names of Keras or of MedMNIST, and their one-line error messages."""
 
-import pickle
 import re
 import zipfile
 
 import numpy as np
 import pytest
-from data_files import IMAGES, LABELS, NAMES, batch, contents, write_folder, write_npz, write_tar
+from data_files import IMAGES, LABELS, NAMES, read, write_npz
 
 from cifar_flax import data
 from cifar_flax.config import base_config
-from cifar_flax.data import archive
 from cifar_flax.errors import BadInput
 
 
@@ -25,25 +23,27 @@ def load(path):
     return data.load(config)
 
 
-@pytest.mark.parametrize(
-    "write", [lambda root: write_folder(root, contents()), lambda root: write_tar(root, contents()), write_npz]
-)
-def test_all_file_types_give_the_same_images(write, tmp_path):
-    path = write(tmp_path)
-    for _ in range(2):  # the archives come from the cache the second time
-        loaded = load(path)
-        np.testing.assert_array_equal(loaded.validation.images, IMAGES[:5])
-        np.testing.assert_array_equal(loaded.train.images, IMAGES[5:20])
-        np.testing.assert_array_equal(loaded.test.images, IMAGES[20:])
-        np.testing.assert_array_equal(loaded.train.labels, LABELS[5:20])
-        assert loaded.test.labels.dtype == np.int32
-        assert loaded.num_classes == 10
+def test_npz_is_read(tmp_path):
+    loaded = load(write_npz(tmp_path))
+    np.testing.assert_array_equal(loaded.validation.images, IMAGES[:5])
+    np.testing.assert_array_equal(loaded.train.images, IMAGES[5:20])
+    np.testing.assert_array_equal(loaded.test.images, IMAGES[20:])
+    np.testing.assert_array_equal(loaded.train.labels, LABELS[5:20])
+    assert loaded.test.labels.dtype == np.int32
+    assert loaded.num_classes == 10
 
 
-def test_class_names_are_required_in_an_archive_and_optional_in_an_npz(tmp_path):
-    assert load(write_tar(tmp_path, contents())).class_names == tuple(NAMES)
+def test_class_names_of_an_npz_are_optional(tmp_path):
     assert load(write_npz(tmp_path, class_names=np.array(NAMES))).class_names == tuple(NAMES)
     assert load(write_npz(tmp_path)).class_names[:2] == ("0", "1")
+
+
+@pytest.mark.parametrize("field", [{"image_size": 16}, {"label": "coarse"}])
+def test_field_that_an_npz_has_no_use_for_is_refused(field, tmp_path):
+    with pytest.raises(
+        BadInput, match=r"^config\.(image_size|label): .* is not valid; leave it unset, because .* \.npz$"
+    ):
+        read(write_npz(tmp_path), **field)
 
 
 def test_gray_images_get_a_channel_axis(tmp_path):
@@ -51,60 +51,11 @@ def test_gray_images_get_a_channel_axis(tmp_path):
     assert loaded.image_shape == (32, 32, 1)
 
 
-def test_unofficial_content_is_reported(tmp_path, capsys):
-    load(write_folder(tmp_path, contents()))
-    assert "not the official content (md5): data_batch_1" in capsys.readouterr().err
-
-
 class Malicious:
     """Its pickle asks for a function to be called."""
 
     def __reduce__(self):
         return print, ("this must not be run",)
-
-
-BROKEN_FILES = {
-    "malicious": ({"data_batch_2": pickle.dumps(Malicious(), protocol=2)}, ["data_batch_2", "print"]),
-    "truncated": ({"test_batch": pickle.dumps(batch(slice(4)), protocol=2)[:-90]}, ["test_batch", "damaged"]),
-    "empty": ({"data_batch_1": b""}, ["data_batch_1", "damaged"]),
-    "no_dict": ({"data_batch_1": pickle.dumps([1], protocol=2)}, ["data_batch_1", "'data'"]),
-    "pixels": ({"data_batch_3": pickle.dumps({b"data": np.zeros((4, 9), np.uint8), b"labels": [0] * 4}, 2)},
-               ["data_batch_3", "[N, 3072] uint8"]),
-    "label": ({"data_batch_4": pickle.dumps(batch(slice(4)) | {b"labels": [0, 1, 2, 10]}, 2)},
-              ["data_batch_4", "from 0 to 9"]),
-    "lengths": ({"data_batch_4": pickle.dumps(batch(slice(4)) | {b"labels": [0, 1, 2]}, 2)},
-                ["data_batch_4", "4 integers"]),
-    "names": ({"batches.meta": pickle.dumps({b"label_names": 3}, 2)}, ["batches.meta", "names"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("write", [write_folder, write_tar])
-@pytest.mark.parametrize("fault", BROKEN_FILES)
-def test_broken_archive_is_rejected_with_file_and_entry(fault, write, tmp_path, capsys):
-    replaced, words = BROKEN_FILES[fault]
-    path = write(tmp_path, contents(**replaced))
-    with pytest.raises(BadInput) as raised:
-        load(path)
-    assert all(word in str(raised.value) for word in [str(path), *words]), raised.value
-    assert "\n" not in str(raised.value)
-    assert "this must not be run" not in capsys.readouterr().out
-
-
-def test_truncated_or_incomplete_archive_is_rejected(tmp_path):
-    path = write_tar(tmp_path, contents())
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(BadInput, match=r"truncated|does not contain"):
-        load(path)
-    path.write_bytes(b"not an archive")
-    with pytest.raises(BadInput, match="not a readable"):
-        load(path)
-    files = contents()
-    del files["data_batch_5"]
-    with pytest.raises(BadInput, match="does not contain data_batch_5"):
-        load(write_tar(tmp_path, files))
-    with pytest.raises(BadInput, match=r"data_batch_5 cannot be read"):
-        load(write_folder(tmp_path, files))
 
 
 BROKEN_ENTRIES = {
@@ -233,14 +184,21 @@ def test_other_names_are_listed_in_one_line(names, listed, tmp_path):
     assert str(raised.value).isprintable()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 truncated"])
-def test_file_that_is_not_an_npz_is_rejected(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a dataset: it is empty"),
+        (b"not a zip", "not a dataset: it is a file of an unknown kind"),
+        (b"PK\x03\x04 truncated", "not a readable .npz of plain arrays"),
+    ],
+)
+def test_file_that_is_not_an_npz_is_rejected(content, message, tmp_path):
     (tmp_path / "set.npz").write_bytes(content)
-    with pytest.raises(BadInput, match=r"not a readable \.npz"):
+    with pytest.raises(BadInput, match=re.escape(message)):
         load(tmp_path / "set.npz")
 
 
-@pytest.mark.parametrize("name", ["absent.npz", "absent.tar.gz", archive.FOLDER])
+@pytest.mark.parametrize("name", ["absent.npz", "absent.tar.gz", "cifar-10-batches-py"])
 def test_missing_path_is_named(name, tmp_path):
     with pytest.raises(BadInput, match=f"{name} does not exist"):
         load(tmp_path / name)

@@ -56,7 +56,7 @@ def check(config):
         if isinstance(default, float):
             assert isinstance(value, float | int), field
             assert math.isfinite(float(value)), field
-        elif field == "data_dir":
+        elif field in ("data_dir", "init_from", "label"):
             assert value is None or isinstance(value, str)
         else:
             assert isinstance(value, type(default)), field
@@ -147,7 +147,9 @@ def test_arbitrary_stored_fields_are_compared(watch, stored):
     "dataset", ["~nobody_of_that_name/set.npz", "x" * 5_000 + ".npz", "x" * 5_000, "\ud800.tar.gz"]
 )
 def test_unusable_dataset_path_is_rejected(dataset, watch):
+    config = base_config()
+    config.dataset = dataset
     with pytest.raises(BadInput):  # may import TFDS, which executes code of its own
-        data.read(dataset, None)
-    assert watch(data.read, dataset, None) is None
+        data.read(config)
+    assert watch(data.read, config) is None
     assert "config.dataset" in watch.error

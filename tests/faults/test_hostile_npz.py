@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from cifar_flax.data import Source, npz
+from cifar_flax.data.dataset import Options
 
 pytestmark = pytest.mark.medium
 
@@ -34,7 +35,7 @@ def read(tmp_path_factory):
 
     def read(content):
         path.write_bytes(content)
-        return npz.load(path)
+        return npz.load(path, Options())
 
     return read
 
@@ -280,5 +281,5 @@ def test_pipe_and_folder_are_rejected(watch, tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "folder.npz").mkdir()
     for name in ("pipe.npz", "folder.npz"):
-        assert watch(npz.load, tmp_path / name) is None
+        assert watch(npz.load, tmp_path / name, Options()) is None
         assert "not a regular file" in watch.error
