@@ -17,16 +17,9 @@ from ml_collections import ConfigDict
 
 from cifar_flax.data import Split, load
 from cifar_flax.errors import BadInput, warn
-from cifar_flax.models import resolve_lowering
-from cifar_flax.training.job import abstract_state, make_job
 from cifar_flax.training.memory import batch_fits
-from cifar_flax.training.state import TrainState
-from cifar_flax.workdir.checkpoints import Checkpoints, Damaged, read
-from cifar_flax.workdir.environment import find_devices
-from cifar_flax.workdir.identity import describe_data, differences, refuse_other_data, with_defaults
-from cifar_flax.workdir.records import open_run
-
-NEEDED_FIELDS = ("platform", "num_train_examples", "image_shape", "class_names")  # of run.json
+from cifar_flax.weights.trained import read_trained
+from cifar_flax.workdir.identity import describe_data, refuse_other_data
 
 
 class Classifier:
@@ -81,6 +74,11 @@ class Classifier:
                 results.append(np.asarray(self._probabilities(self.params, self.batch_stats, padded))[: len(batch)])
         return np.concatenate(results)
 
+    def most_probable(self, probabilities: np.ndarray, count: int | None = None) -> dict[str, float]:
+        """The `count` most probable classes of one image, or all of them, with their probabilities [K], best first."""
+        best = probabilities.argsort()[::-1][:count]
+        return {self.class_names[label]: float(probabilities[label]) for label in best}
+
 
 def load_run(workdir: str | Path, eval_batch_size: int | None = None) -> Classifier:
     """The model of a workdir with the parameters of its best checkpoint; in an unfinished run, the best so far.
@@ -96,38 +94,9 @@ def load_run(workdir: str | Path, eval_batch_size: int | None = None) -> Classif
     """
     if eval_batch_size is not None and not 1 <= eval_batch_size <= 2**16:
         raise BadInput(f"--eval_batch_size: {eval_batch_size} is not valid; use a number from 1 to 65536")
-    records = open_run(workdir)
-    workdir, run = records.workdir, records.run
-    missing = [field for field in NEEDED_FIELDS if field not in run]
-    if missing:
-        raise BadInput(f"--workdir: {workdir / 'run.json'} lacks {', '.join(missing)}; train the run again")
-    which = "best" if records.config.get("num_validation") else "latest"
-    if not any(path.name.isdecimal() for path in (workdir / "checkpoints" / which).glob("*")):
-        raise BadInput(f"--workdir: the run in {workdir} has no checkpoint yet; wait for the end of its first epoch")
-    config, device = ConfigDict(with_defaults(records.config)), find_devices()[0]
-    if run["platform"] != device.platform:
-        config.lowering = "auto"
-        config.lowering = resolve_lowering(config, device.platform)
-    job = make_job(config, run["num_train_examples"], len(run["class_names"]), [device])
-    state, progress = _read(workdir, which, abstract_state(job, tuple(run["image_shape"])))
-    if differences(progress["config"], config):
-        raise BadInput(f"--workdir: {workdir / 'config.json'} is not the config of the {which} checkpoint; restore it")
-    config.eval_batch_size = eval_batch_size or config.eval_batch_size
-    run = run | progress.get("data", {})  # the class names are those that the parameters were trained for
-    return Classifier(config, run, job.finished_epochs(int(state.step)), job.model, state.params, state.batch_stats)
-
-
-def _read(workdir: Path, which: str, like: Any) -> tuple[TrainState, dict[str, Any]]:
-    """The state and the progress of the `best` or the `latest` checkpoint."""
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        manager = checkpoints.best if which == "best" else checkpoints.latest
-        try:
-            (state, _), progress = read(manager, manager.latest_step(), like)
-        except Damaged as error:
-            raise BadInput(
-                f"--workdir: {error}; if the run is being trained, try again; else train it in another workdir"
-            ) from error
-    return state, progress
+    trained = read_trained(workdir)
+    trained.config.eval_batch_size = eval_batch_size or trained.config.eval_batch_size
+    return Classifier(*trained)
 
 
 def load_split(classifier: Classifier, name: str, data_dir: str | None = None, dataset: str | None = None) -> Split:
