@@ -1,20 +1,18 @@
 """Restores or initializes the position of a run, saves it in checkpoints, and keeps the best one."""
 
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from cifar_flax.errors import BadInput, warn
-from cifar_flax.training.job import Job, abstract_state, init_state, zero_metrics
+from cifar_flax.training.job import Job, abstract_state, zero_metrics
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.sharding import replicated
 from cifar_flax.training.state import TrainState, count_parameters
+from cifar_flax.weights.start import find_start
 from cifar_flax.workdir.checkpoints import Checkpoints, Damaged, damaged_folder, newest, read, save, set_aside
 from cifar_flax.workdir.epochs import best_of, validated
 from cifar_flax.workdir.identity import differences, refuse_other_data
@@ -49,11 +47,12 @@ class SavedPositions:
     """
 
     def __init__(self, job: Job, config: ConfigDict, records: Records, data: dict[str, Any]):
-        """`data` are the fields of `identity.describe_data`."""
+        """`data` are the fields of `identity.describe_data`. Raises BadInput if `config.init_from` cannot be used."""
         self.interval = config.save_seconds
         self._last_saved = 0.0  # seconds into the current epoch
         self._job, self._config, self._records, self._data = job, config, records, data
         self._like = abstract_state(job, tuple(data["image_shape"]))
+        self._start = find_start(config, records, self._like[0], data["class_names"])
         self._checkpoints = Checkpoints(records.workdir)
 
     def __enter__(self) -> "SavedPositions":
@@ -64,6 +63,11 @@ class SavedPositions:
     ) -> None:
         self._checkpoints.close()
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The fields of run.json and of checkpoints about what the run starts from and is trained on."""
+        return self._data | self._start.fields
+
     def restore_or_init(self, images: np.ndarray) -> Position:
         """The newest intact position, or the one before the first step. Changes no record.
 
@@ -71,13 +75,12 @@ class SavedPositions:
             images: [N, H, W, C] uint8, the training images, as `init_state` takes them.
 
         Raises:
-            BadInput: there are checkpoints, but none is intact, or they have another config or dataset.
+            BadInput: there are checkpoints, but none is intact, or they have another config, dataset or start.
         """
         restored = newest(self._checkpoints.latest, self._like)
         if restored is None:
             self._refuse_lost_checkpoints()
-            create = jax.jit(partial(init_state, self._job), out_shardings=replicated(self._job.mesh))
-            state = create(jax.random.key(self._config.seed), images)
+            state = self._start.init_state(self._job, self._config.seed, images)
             return Position(state, zero_metrics(self._job), epochs=[], seconds=0.0)
         (state, metrics), progress = restored
         self._refuse_other_run(progress)
@@ -140,7 +143,7 @@ class SavedPositions:
     def _content(self, position: Position) -> tuple[int, Any, dict[str, Any]]:
         """The arguments (step, arrays, progress) of `checkpoints.save`."""
         progress = {"epochs": position.epochs, "seconds": position.seconds, "config": self._config.to_dict()}
-        return position.step, (position.state, position.metrics), progress | {"data": self._data}
+        return position.step, (position.state, position.metrics), progress | {"data": self.data}
 
     def _keep_if_best(self, position: Position) -> None:
         if _is_best(position):
@@ -181,10 +184,10 @@ class SavedPositions:
 
     def _refuse_other_run(self, progress: dict[str, Any]) -> None:
         refuse_other_data(progress.get("data", {}), self._data, f"config.dataset: {self._config.dataset}")
+        self._start = self._start.restored(progress.get("data", {}))
         if "data" not in progress:
             warn("the images are not checked, because this run was started by an older version; from now on they are")
-        differing = differences(progress["config"], self._config)
-        if differing:
+        if differing := differences(progress["config"], self._config):
             raise BadInput(
                 f"--workdir: {self._records.workdir / 'config.json'} is not the config of the checkpoints "
                 f"({'; '.join(differing)}); restore it or choose another workdir"

@@ -33,6 +33,7 @@ from cifar_flax.training.job import Job, make_job, resolve_config, zero_metrics
 from cifar_flax.training.memory import batch_fits
 from cifar_flax.training.programs import Programs, evaluate_test, make_programs
 from cifar_flax.training.steps import what_diverged
+from cifar_flax.weights.start import refuse_replaced
 from cifar_flax.workdir import identity
 from cifar_flax.workdir.environment import environment, find_devices
 from cifar_flax.workdir.lock import lock_workdir
@@ -82,12 +83,12 @@ def is_done(records: Records, config: ConfigDict) -> bool:
     """Whether the workdir holds this run and nothing remains to be trained. If so, prints that.
 
     Raises:
-        BadInput: it holds a run with another config, or a finished one whose dataset was replaced.
+        BadInput: it holds a run with another config, or a finished one whose dataset or start was replaced.
     """
     identity.refuse_other_config(records, config)
     if not records.done or identity.only_adds_epochs(records.config, config):
         return False
-    identity.refuse_replaced_data(records, config)
+    refuse_replaced(records, config)
     console.say(f"This run is done; nothing is trained again.\nworkdir     {records.workdir}")
     return True
 
@@ -108,10 +109,10 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device], profi
         records.status(),
         Interruption() as interruption,
         SavedPositions(job, config, records, data) as saved,
-        RunLog(job, dataset, config, records) as log,
+        RunLog(job, dataset, config, records, saved.data) as log,
     ):
         position = saved.restore_or_init(dataset.train.images)
-        records.begin(config, identity.describe_run(config) | data | environment(devices), position.step)
+        records.begin(config, identity.describe_run(config) | saved.data | environment(devices), position.step)
         saved.reset_records(position)
         log.begin(position)
         programs = make_programs(job, position.state, position.metrics, dataset, config)

@@ -14,10 +14,11 @@ LAYERS = (
     ("config", "interruption", "data", "models"),
     ("training",),
     ("workdir", "cli"),
+    ("weights",),
     ("resume", "inference"),
-    ("reporting",),
+    ("reporting", "serving"),
     ("train",),
-    ("main", "sweep", "evaluate", "predict", "export", "report"),
+    ("main", "sweep", "evaluate", "predict", "serve", "export", "import_keras", "report"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 NEVER = {"training": {"workdir", "reporting", "os", "io", "pathlib", "shutil"}, "workdir": {"training", "models"}}

@@ -34,7 +34,7 @@ class Lowering(NamedTuple):
 
 
 def _library_max_pool(images: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
-    return nn.max_pool(images, window, strides)
+    return nn.max_pool(images, window_shape=window, strides=strides)  # jax2onnx takes keywords only
 
 
 def _library_conv_max_pool(*args: Any, **kwargs: Any) -> Array:

@@ -27,6 +27,7 @@ from cifar_flax.interruption import interrupt
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
 from cifar_flax.training.state import count_parameters
 from cifar_flax.workdir.epochs import validated
+from cifar_flax.workdir.identity import IMPORTED
 from cifar_flax.workdir.tensorboard import can_write_events
 
 LOG_EVERY = 10.0  # seconds between progress lines if the output is not a terminal
@@ -106,13 +107,19 @@ def _text(table: rich.table.Table) -> str:
     return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
 
 
-def first_screen(config: ConfigDict, dataset: Dataset, devices: list[jax.Device], workdir: Path) -> None:
-    """Says what is trained on what, and where the results go."""
+def first_screen(
+    config: ConfigDict, dataset: Dataset, devices: list[jax.Device], workdir: Path, start: dict[str, Any] | None = None
+) -> None:
+    """Says what is trained on what, and where the results go. `start` is the field `init_from` of run.json."""
     counts = f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test"
     shape = "x".join(map(str, dataset.image_shape))
     augmented = "" if config.augment == "none" else f", {config.augment}"
     say(f"experiment  {config.experiment}: {config.model}{augmented}, seed {config.seed}")
     say(f"data        {config.dataset}: {counts} images, {shape}, {dataset.num_classes} classes")
+    if start:
+        frozen = f", frozen for {config.frozen_epochs:g} epochs" if config.frozen_epochs else ""
+        say(f"start       {start['path']}: {_layers(start['taken'])} taken{frozen}")
+        say(f"            {_layers(start['new'])} {'begin' if len(start['new']) > 1 else 'begins'} anew")
     say(
         f"training    {config.num_epochs:g} epochs, batch {config.batch_size}, {config.optimizer} "
         f"{config.learning_rate:g}, {config.schedule} schedule"
@@ -120,6 +127,11 @@ def first_screen(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]
     say(f"device      {len(devices)} x {devices[0].device_kind}, convolutions by {config.lowering}")
     watch = f"watch it    tensorboard --logdir {workdir}\n" if can_write_events() else ""
     say(f"workdir     {workdir}\n{watch}")
+
+
+def _layers(sizes: dict[str, int]) -> str:
+    """`conv1, conv2 (2,288 values)`."""
+    return f"{', '.join(sizes)} ({sum(sizes.values()):,} values)" if sizes else "nothing"
 
 
 class _Bar(tqdm):  # type: ignore[misc]
@@ -186,15 +198,16 @@ def _validation_part(epochs: list[dict[str, Any]]) -> str:
 
 def result(run: dict[str, Any], workdir: Path) -> None:
     """Prints the content of run.json that matters most."""
-    has_validation = run["num_validation_examples"] > 0
+    is_imported, has_validation = IMPORTED in run, run["num_validation_examples"] > 0
     if has_validation:
-        say(
-            f"best epoch {run['best_epoch']}: validation loss {run['best_validation_loss']:.4f}, "
-            f"accuracy {run['best_validation_accuracy']:.2%}"
-        )
-    tested = "best epoch" if has_validation else "last epoch; there are no validation images"
+        epoch = "as imported" if is_imported else f"best epoch {run['best_epoch']}"
+        loss, accuracy = run["best_validation_loss"], run["best_validation_accuracy"]
+        say(f"{epoch}: validation loss {loss:.4f}, accuracy {accuracy:.2%}")
+    trained = "best epoch" if has_validation else "last epoch; there are no validation images"
+    tested = "as imported" if is_imported else trained
     say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), {tested}")
     if "tta_test_accuracy" in run:
         say(f"with test-time augmentation {run['tta_test_accuracy']:.2%} (loss {run['tta_test_loss']:.4f})")
     say(f"record      {workdir / 'run.json'}")
-    say(f"pictures    {workdir / 'figures'}")
+    if not is_imported:
+        say(f"pictures    {workdir / 'figures'}")

@@ -18,6 +18,7 @@ from cifar_flax.reporting.calibration import calibrate
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
 from cifar_flax.workdir import earlier
 from cifar_flax.workdir.epochs import best_of, validated
+from cifar_flax.workdir.identity import IMPORTED
 from cifar_flax.workdir.records import Records
 
 NUM_PREDICTIONS, NUM_MISTAKES = 32, 16
@@ -44,7 +45,11 @@ def report_of_run(classifier: Classifier, split: Split, split_name: str, epochs:
     body = {
         "result": result(classifier, split_name, float((predicted == split.labels).mean())),
         "remarks": remarks(run, epochs),
-        "curves": [(f"{name} by epoch", inline(figures.learning_curve(epochs, name))) for name in ("loss", "accuracy")],
+        "curves": [
+            (f"{name} by epoch", inline(figures.learning_curve(epochs, name)))
+            for name in ("loss", "accuracy")
+            if IMPORTED not in run
+        ],
         "class_names": names,
         "classes": classes(counts, names),
         "matrix": matrix(counts, names) if len(names) <= MAX_TABLE_CLASSES else None,
@@ -94,11 +99,15 @@ def result(classifier: Classifier, split_name: str, accuracy: float) -> str:
 
 def remarks(run: dict[str, Any], epochs: list[dict[str, Any]]) -> list[str]:
     """Sentences about the run besides its accuracy."""
-    best = best_of(epochs)
+    best, source = best_of(epochs), run.get(IMPORTED)
     seconds = sum(line["epoch_seconds"] for line in epochs)
+    network = f"{run['model']} on {run['dataset']}: {run['trainable_parameters']:,} parameters, "
+    if source:
+        validation = f", {best['validation_accuracy']:.2%} validation accuracy" if validated(epochs) else ""
+        return [f"{network}imported from {source['file']} (SHA-256 {source['sha256']}){validation}.", *with_tta(run)]
     return [
-        f"{run['model']} on {run['dataset']}: {run['trainable_parameters']:,} parameters, trained on "
-        f"{run['num_train_examples']:,} images for {epochs[-1]['epoch']} epochs in {seconds:,.0f} s.",
+        f"{network}trained on {run['num_train_examples']:,} images for {epochs[-1]['epoch']} epochs in "
+        f"{seconds:,.0f} s.",
         f"Epoch {best['epoch']} has the lowest validation loss, {best['validation_loss']:.4f}, and a validation "
         f"accuracy of {best['validation_accuracy']:.2%} on {run['num_validation_examples']:,} images. Everything below "
         "is about that epoch."

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,14 +21,16 @@ from cifar_flax.workdir.tensorboard import TensorBoard
 class RunLog:
     """The loop calls `begin`, `compiled`, `epoch` and `end` in this order, and `progress` within each epoch."""
 
-    def __init__(self, job: Job, dataset: Dataset, config: ConfigDict, records: Records):
-        self._job, self._dataset, self._config, self._records = job, dataset, config, records
+    def __init__(self, job: Job, dataset: Dataset, config: ConfigDict, records: Records, data: dict[str, Any]):
+        """`data` are the fields of run.json about what the run starts from and is trained on."""
+        self._job, self._dataset, self._config, self._records, self._data = job, dataset, config, records, data
         self._open = ExitStack()
 
     def __enter__(self) -> "RunLog":
         """Shows what is trained."""
         devices = list(self._job.mesh.devices.flat)
-        console.first_screen(self._config, self._dataset, devices, self._records.workdir)
+        start = self._data.get("init_from")
+        console.first_screen(self._config, self._dataset, devices, self._records.workdir, start)
         return self
 
     def __exit__(

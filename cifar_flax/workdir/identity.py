@@ -13,8 +13,10 @@ from cifar_flax.errors import BadInput
 from cifar_flax.workdir.records import Records
 
 # Fields that may change when a run is resumed: names, paths, rounding and what is reported, never what is trained.
-# The content of the dataset is compared instead of its path.
+# The content of the dataset and of `init_from` is compared instead of the path.
 RUNTIME_FIELDS = ("experiment", "dataset", "data_dir", "lowering", "eval_batch_size", "tta", "save_seconds")
+
+IMPORTED = "imported_from"  # field of run.json: the file and its checksum, for a network that was not trained here
 
 # The fields of run.json and of checkpoints that say what a run was trained on.
 DATA_FIELDS = {
@@ -59,6 +61,11 @@ def refuse_other_config(records: Records, config: ConfigDict) -> None:
             f"--workdir: {records.workdir} holds a run of another config ({'; '.join(differing)}); "
             "choose another workdir or the stored values"
         )
+    if IMPORTED in records.run and (not records.done or only_adds_epochs(records.config, config)):
+        raise BadInput(
+            f"--workdir: {records.workdir} holds imported weights, which are not trained further there; choose another "
+            f"workdir, and start from them with --config.init_from={records.workdir}"
+        )
 
 
 def refuse_other_data(stored: dict[str, Any], data: dict[str, Any], found: str) -> None:
@@ -100,26 +107,29 @@ def refuse_replaced_data(records: Records, config: ConfigDict) -> None:
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
-    """A copy whose `dataset`, if it is a path, and `data_dir` can be found from any folder."""
+    """A copy whose `dataset`, if it is a path, `data_dir` and `init_from` can be found from any folder."""
     config = config.copy_and_resolve_references()
     if is_path(config.dataset):
         config.dataset = str(read_path(config.dataset, "config.dataset"))
-    if config.data_dir is not None:
-        config.data_dir = str(read_path(config.data_dir, "config.data_dir"))
+    for field in ("data_dir", "init_from"):
+        if config[field] is not None:
+            config[field] = str(read_path(config[field], f"config.{field}"))
     return config
 
 
 def differences(stored: dict[str, Any], config: ConfigDict) -> list[str]:
     """The fields that change the results of a run and differ, each as `field: stored -> requested`.
 
-    A larger `num_epochs` is not a difference if nothing before the stored end depends on it. A field that was added
-    after the run was stored counts with its default.
+    A larger `num_epochs` is not a difference if nothing before the stored end depends on it, and neither is another
+    path in `init_from`. A field that was added after the run was stored counts with its default.
     """
     stored = with_defaults(stored)
     fields = sorted({*stored, *config} - set(RUNTIME_FIELDS))
     differing = [field for field in fields if stored.get(field) != config.get(field)]
     if "num_epochs" in differing and only_adds_epochs(stored, config):
         differing.remove("num_epochs")
+    if "init_from" in differing and None not in (stored["init_from"], config.get("init_from")):
+        differing.remove("init_from")
     if differing and stored.get("dataset") != config.get("dataset"):
         differing.insert(0, "dataset")  # not a difference itself, but perhaps the cause of the others
     return [f"{field}: {stored.get(field)!r} -> {config.get(field)!r}" for field in differing]

@@ -140,7 +140,7 @@ class Records:
                 best_validation_loss=best.get("validation_loss"),
                 best_validation_accuracy=best.get("validation_accuracy"),
                 train_seconds=seconds,
-                train_images_per_second=last["step"] * batch_size / seconds,
+                train_images_per_second=last["step"] * batch_size / seconds if seconds else 0.0,  # imported
             )
 
     def finish(self, **fields: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from cifar_flax.cli.experiment import load_experiment
 from cifar_flax.config import base_config
-from cifar_flax.training.optimizers import SCHEDULES, make_optimizer, make_schedule, update_in_one_pass
+from cifar_flax.training.optimizers import SCHEDULES, make_optimizer, make_schedule, update_in_one_pass, with_frozen
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
 GRADS = {"kernel": jnp.array([[0.5, 1e-6]]), "bias": jnp.array([-4.0])}
@@ -103,6 +103,7 @@ UPDATES = {
     "adam": ({"optimizer": "adam", "weight_decay": 0.1}, 3),
     "rmsprop": ({"optimizer": "rmsprop", "weight_decay": 0.1}, 2),
     "sgd": ({"optimizer": "sgd", "momentum": 0.85, "weight_decay": 0.1}, 2),
+    "frozen": ({"optimizer": "adam", "weight_decay": 0.1, "frozen_epochs": 5.0}, 3),
 }
 
 
@@ -181,6 +182,28 @@ def test_whitening_bias_is_trained_only_in_its_epochs():
     assert changed == [True] * 7 + [False] * 3
     assert all(step["conv1"]["bias"] != 0 for step in steps_of(10, **fields, whitening_epochs=1.4))
     assert all(step["whiten"]["bias"] != 0 for step in steps_of(10, **fields))
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_frozen_parameters_keep_their_bits_until_their_epochs_end(name):
+    """1.4 epochs of five steps are seven steps. All kinds of parameters can be frozen, and those that are not train."""
+    transformation = make_optimizer(base(optimizer=name, weight_decay=0.5, frozen_epochs=1.4), 100, 5)
+    params = {"conv1": {"kernel": jnp.array([[2.0, -0.0, 1e-45]]), "bias": jnp.array([0.0])}}
+    is_frozen = {"conv1": {"kernel": True, "bias": False}}
+    state = with_frozen(transformation.init(params), is_frozen)
+    grads, first = jax.tree.map(jnp.ones_like, params), params["conv1"]["kernel"]
+    unchanged = []
+    for _ in range(8):
+        bias = params["conv1"]["bias"]
+        params, state = jax.jit(partial(update_in_one_pass, transformation))(grads, state, params)
+        assert params["conv1"]["bias"] != bias
+        unchanged.append(np.asarray(params["conv1"]["kernel"]).tobytes() == np.asarray(first).tobytes())
+    assert unchanged == [True] * 7 + [False]
+
+
+def test_without_frozen_epochs_nothing_can_be_frozen():
+    state = optimizer(10).init(PARAMS)
+    assert with_frozen(state, jax.tree.map(lambda _: True, PARAMS)) is state
 
 
 def test_airbench94_has_the_hyperparameters_of_the_paper():
