@@ -18,14 +18,16 @@ from cifar_flax.workdir.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-PAGES = ("README.md", "docs/results.md", "docs/performance.md", "docs/reliability.md")
+DOCS = ("results", "performance", "reliability", "own_images", "weights")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
+FINE_TUNING = RESULTS / "fine_tuning.json"
 
 
 def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]:
     """The generated sections of all pages, by the name in their marks."""
-    speed, airbench, startup, torture, exactness = (
+    speed, airbench, startup, torture, exactness, decoding = (
         json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("speed_cpu", "speed_airbench94_cpu", "startup_cpu", "torture", "exactness")
+        for name in ("speed_cpu", "speed_airbench94_cpu", "startup_cpu", "torture", "exactness", "decoding")
     )
     return {
         "accuracy": accuracy.summary(all_runs, reference),
@@ -37,6 +39,8 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "start-up": table.startup(startup),
         "torture": table.torture(torture),
         "rounding": table.exactness(exactness),
+        "decoding": table.decoding(decoding),
+        "fine_tuning": table.fine_tuning(json.loads(FINE_TUNING.read_text())),
     }
 
 
@@ -60,8 +64,10 @@ def published_files() -> dict[Path, str]:
     all_runs, reference = accuracy.load_runs(RESULTS), accuracy.load_reference(RESULTS)
     sections = tables(all_runs, reference)
     files = {ROOT / page: replace_sections((ROOT / page).read_text(), sections) for page in PAGES}
+    cards = {"cnn_finetuned": table.fine_tuning_card(json.loads(FINE_TUNING.read_text()))}
     for path in sorted((ROOT / "experiments").glob("*.py")):
-        files[path] = replace_result(path.read_text(), accuracy.card_result(all_runs.get(path.stem, [])))
+        result = cards.get(path.stem) or accuracy.card_result(all_runs.get(path.stem, []))
+        files[path] = replace_result(path.read_text(), result)
     for name, runs in all_runs.items():
         files[ROOT / "docs" / f"curves_{name}.svg"] = svg(accuracy.curves(runs, reference.get(name)))
     return files

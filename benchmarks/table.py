@@ -1,17 +1,26 @@
 """Tables of the benchmark results."""
 
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from benchmarks.contestants import AIRBENCH, FLUSHED, OURS, PEERS, USUAL_LOOP
+from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent
 
 TITLES = {"mlp": "MLP", "cnn": "CNN", "alexnet": "AlexNet", AIRBENCH: AIRBENCH}
 READERS = {  # titles of the readers in results/torture.json that are tested with generated inputs
-    "archive": "generated CIFAR-10 archives",
+    "archive": "generated CIFAR archives",
+    "binary": "generated binary files of CIFAR-10 and CIFAR-100",
     "config": "generated configs and flags",
+    "folder": "generated folders of pictures",
     "images": "generated image files",
+    "keras": "generated files of Keras",
     "npz": "generated .npz files",
+    "parquet": "generated .parquet files",
+    "serve": "generated requests to the page",
+    "weights_npz": "generated .npz files of weights",
+    "weights_safetensors": "generated .safetensors files",
 }
 
 QUANTITIES = ("statistics", "gradients", "state", "evaluation")  # in results/exactness.json
@@ -175,3 +184,47 @@ def exactness(record: dict[str, Any]) -> str:
 def _errors(errors: dict[str, Any]) -> str:
     both = (errors[process]["error"] for process in ("published", "avoiding"))
     return " / ".join(f"{error:.0e}" if error else "0" for error in both)
+
+
+def decoding(record: dict[str, Any]) -> str:
+    """A sentence about the speed of decoding a folder of small pictures."""
+    speeds, ratios, machine = record["median_pictures_per_second"], record["median_ratio"], record["machine"]
+    rounds = len(record["contestants"]["pillow"]["seconds"])
+    return (
+        f"{record['num_pictures']:,} PNGs of {record['image_size']} x {record['image_size']} pixels: "
+        f"{speeds['cifar_flax']:,.0f} a second, Pillow alone in a pool of processes {speeds['pillow']:,.0f}, so "
+        f"{ratios['seconds']:.2f} times as fast, for {1 / ratios['cpu_seconds']:.0%} of its CPU time (medians of "
+        f"{rounds} alternating rounds, starts of processes included; `python -m benchmarks.decoding`). "
+        f"{machine['processor']}, {machine['threads']} threads, python {machine['versions']['python']}, Pillow "
+        f"{record['pillow']}."
+    )
+
+
+def fine_tuning(record: dict[str, Any]) -> str:
+    """The test accuracy of each start, with its seeds."""
+    rows, sources = [], record["source_test_accuracy"]
+    for start in record["starts"]:
+        source = f"`{start['source']}:demo`" if start["source"] else "random weights"
+        accuracies = start["test_accuracy"]
+        seeds = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
+        rows.append([source, start["title"], f"**{mean_std_percent(accuracies)}**", seeds])
+    machine, num_images, names = record["machine"], record["num_images"], record["class_names"]
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("python", "jax", "flax"))
+    reached = " and ".join(f"`{name}:demo` {100 * accuracy:.1f} %" for name, accuracy in sources.items())
+    return (
+        f"{table(['start from', 'trained', 'test accuracy', 'of each seed, %'], rows)}\n\n"
+        f"{len(names)} classes ({', '.join(names)}), {num_images['train']} training and {num_images['test']} test "
+        f"pictures each, drawn anew for each of the {describe_seeds(record['seeds'])}. On their own test images, "
+        f"{reached}. {record['date']}, {machine['processor']}, {machine['threads']} threads, {versions}."
+    )
+
+
+def fine_tuning_card(record: dict[str, Any]) -> str:
+    """The `Result:` line of `cnn_finetuned`: the accuracy of the experiment and the best without its start."""
+    ours = next(start["test_accuracy"] for start in record["starts"] if start["is_experiment"])
+    others = [start["test_accuracy"] for start in record["starts"] if start["source"] is None]
+    nothing = max(others, key=fmean)
+    return (
+        f"{mean_std_percent(ours)} test accuracy, {mean_std_percent(nothing)} from random weights, "
+        f"{describe_seeds(record['seeds'])} (docs/weights.md)"
+    )

@@ -12,12 +12,16 @@ import pytest
 from cifar_flax import main, sweep
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README, OWN_IMAGES, WEIGHTS = (
+    (ROOT / page).read_text() for page in ("README.md", "docs/own_images.md", "docs/weights.md")
+)
 FILES = dict(re.findall(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)```", README, re.MULTILINE | re.DOTALL))
-COMMANDS = re.findall(r"^(?:python -m cifar_flax\.\w+|make|pip|tensorboard) ?.*$", README, re.MULTILINE)
+COMMANDS = re.findall(
+    r"^(?:python -m cifar_flax\.\w+|make|pip|tensorboard) ?.*$", README + OWN_IMAGES + WEIGHTS, re.MULTILINE
+)
 
 
-def test_training_commands_in_the_readme_are_valid(monkeypatch):
+def test_training_commands_in_the_documentation_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     for name, parse, min_count in (("main", main.parse, 3), ("sweep", sweep.parse, 1)):
         all_arguments = [command.split("#")[0].split()[3:] for command in COMMANDS if f"cifar_flax.{name}" in command]

@@ -26,6 +26,7 @@ PARAMETER_COUNTS = {
     "mlp": (3_590_642, 0),
     "cnn": (528_054, 0),
     "cnn_augmented": (528_054, 0),
+    "cnn_finetuned": (528_054, 0),
     "cnn_translated": (528_054, 0),
     "cnn_tuned": (528_054, 2 * 3),  # mean and variance of each color
     "alexnet": (21_591_114, 1_216),
