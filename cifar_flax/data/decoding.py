@@ -160,7 +160,7 @@ class _Task:
         threads = ThreadPoolExecutor(self._num_processes)
         with _bar(len(self._pictures)) as self._bar, threads, ExitStack() as stack:
             futures = []
-            with contextlib.suppress(OSError):  # the system allows no more processes
+            with contextlib.suppress(OSError, RuntimeError):  # the system allows no more processes or threads
                 for _ in range(self._num_processes - 1):
                     worker = stack.enter_context(Worker())
                     futures.append(threads.submit(self._work_with, worker))

@@ -7,6 +7,7 @@ folder itself and hold the training images, as for Keras' `image_dataset_from_di
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ SPLIT_OF = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
 }
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF)})(?![a-z])", re.IGNORECASE)
 MAX_FOLDERS = 1000  # to look into for a picture
 HASHED_TOGETHER = 64  # files
 MIN_THREADED_BYTES = 2**16  # per file; with smaller ones, threads wait for each other
@@ -128,14 +130,24 @@ def _split_folders(path: Path) -> dict[str, Path]:
             raise _rejected(f"{path} holds both {folders[split].name} and {folder.name}; remove or rename one of them")
         else:
             folders[split] = folder
-    if not folders:
+    ignored = [folder for folder in ignored if _has_pictures(folder)]
+    if not folders or (ignored and not any(map(_subfolders, folders.values()))):  # a class may be called train
+        _refuse_splits(path, [*folders.values(), *ignored])
         return {"train": path}
     if "train" not in folders:
         names = listed([folder.name for folder in folders.values()])
         raise _rejected(f"{path} holds {names}, but no train; name the folders train/CLASS, test/CLASS and val/CLASS")
-    if others := [folder.name for folder in ignored if _has_pictures(folder)]:
-        warn(f"config.dataset: {path}: these folders are no train, test or val, and are ignored: {listed(others)}")
+    if ignored:
+        names = listed([folder.name for folder in ignored])
+        warn(f"config.dataset: {path}: these folders are no train, test or val, and are ignored: {names}")
     return folders
+
+
+def _refuse_splits(path: Path, classes: Sequence[Path]) -> None:
+    """Raises BadInput if class folders are called like splits, such as seg_train and seg_test."""
+    names = sorted(folder.name for folder in classes if SPLIT_WORD.search(folder.name))
+    if len(names) > 1:
+        raise _rejected(f"{path} holds {listed(names)}, which look like splits; name them train, test and val")
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -51,7 +51,7 @@ def find(folder: Path) -> Path | None:
 def load(path: Path, options: Options) -> Source:
     """Reads the images of a folder, or of one file as the training images, in the stored order.
 
-    Training images that are sorted by class are interleaved, because the first ones can become the validation split.
+    Training images that are grouped by class are interleaved, because the first ones can become the validation split.
 
     Raises:
         BadInput: names the file and what is wrong with it.
@@ -115,7 +115,8 @@ def _build(files: dict[str, list[Path]], options: Options) -> Source:
     for name, split in splits.items():
         images = split.images if split.images.shape[3] == channels else np.repeat(split.images, channels, axis=3)
         splits[name] = Split(images, numbers[split.labels].astype(np.int32))
-    if "validation" not in splits and (np.diff(splits["train"].labels) >= 0).all():
+    labels = splits["train"].labels
+    if "validation" not in splits and np.count_nonzero(np.diff(labels)) == len(np.unique(labels)) - 1:  # one run each
         splits["train"] = interleaved(splits["train"])
     return Source(splits["train"], splits.get("test"), class_names, splits.get("validation"))
 

@@ -44,9 +44,12 @@ def list_folder(folder: Path) -> Listing:
     for parent, folders, files in os.walk(folder, onerror=add_unlisted, followlinks=True):
         for name in filter(is_visible, files):
             (pictures if is_picture(name) else others).append(f"{parent}{os.sep}{name}")
-        targets = {name: os.path.realpath(f"{parent}{os.sep}{name}") for name in filter(is_visible, folders)}
-        folders[:] = [name for name, target in targets.items() if target not in visited]
-        visited |= set(targets.values())
+        paths = [f"{parent}{os.sep}{name}" for name in filter(is_visible, folders)]
+        folders.clear()
+        for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):  # noqa: PTH114, a link comes second
+            if (target := os.path.realpath(path)) not in visited:
+                visited.add(target)
+                folders.append(os.path.basename(path))  # noqa: PTH119, faster than a Path
     pictures.sort(key=_parts)
     others.sort(key=_parts)
     return Listing(pictures, others)

@@ -20,6 +20,8 @@ from cifar_flax.data import pixels
 
 START = "import sys; sys.path += sys.argv[1:]; import pixels; pixels.serve()"
 
+END_TIMEOUT = 5.0  # seconds for a process that closed its output to end
+
 
 class WorkerEnded(Exception):
     """The message says how, after the words "the process"."""
@@ -68,6 +70,9 @@ class Worker:
             self._requests.flush()
             return pixels.Chunk(*marshal.load(self._answers))
         except (OSError, EOFError, ValueError, TypeError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_TIMEOUT)
+            self._process.kill()  # if its answer was damaged, it still runs
             code = self._process.wait()
             reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise WorkerEnded(reason) from error

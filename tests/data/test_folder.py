@@ -195,6 +195,32 @@ def test_links_are_followed_and_loops_end(pets):
     assert_equal(load(pets).train, "train")
 
 
+def test_a_folder_and_links_to_it_in_the_same_class_count_once(pets):
+    """Otherwise a picture could be in the training and in the test images."""
+    for name in ("0", "more"):
+        (pets / "train/ant" / name).symlink_to(pets.parent / "extra")
+    (pets.parent / "extra").mkdir()
+    for path in list((pets / "train/ant").glob("*.png")):
+        shutil.move(path, pets.parent / "extra" / path.name)
+    (pets / "train/bee/pictures").mkdir()
+    (pets / "train/bee/link").symlink_to("pictures")
+    assert_equal(load(pets).train, "train")
+
+
+def test_folders_that_look_like_splits_are_no_classes(pets):
+    (pets / "train").rename(pets / "seg_train")
+    (pets / "test").rename(pets / "seg_test")
+    with pytest.raises(BadInput, match="holds seg_test, seg_train, which look like splits; name them train, test"):
+        load(pets)
+
+
+def test_class_may_be_called_like_a_split(tmp_path):
+    for name in ("bus", "train"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(IMAGES["test"][0]).save(tmp_path / name / "0.png")
+    assert load(tmp_path).class_names == ("bus", "train")
+
+
 def test_a_copy_is_read_from_the_cache(pets, decoded):
     load(pets)
     copy = pets.parent / "copy"

@@ -283,6 +283,13 @@ def test_path_that_exists_is_never_a_name_of_tfds(on_disk, tmp_path, monkeypatch
     assert read("cifar10:*.*.*", data_dir=str(tmp_path)) == ("cifar10:*.*.*", prepared)
 
 
+def test_folder_of_a_run_may_have_the_name_of_its_tfds_dataset():
+    """`--workdir=cifar10` creates it before the dataset is read."""
+    Path("cifar10").mkdir()
+    Path("cifar10/.lock").touch()
+    assert not is_path("cifar10")
+
+
 def test_missing_file_of_an_existing_folder_is_no_config_of_tfds():
     Path("photos").mkdir()
     with pytest.raises(BadInput, match=r"photos/train does not exist$"):

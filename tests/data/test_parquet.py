@@ -184,8 +184,9 @@ def test_the_validation_split_of_a_set_is_used(name, tmp_path):
     check(read(folder).validation, IMAGES[:4], LABELS[:4])
 
 
-def test_training_images_that_are_sorted_by_class_are_interleaved(tmp_path):
-    order = np.argsort(LABELS, kind="stable")
+@pytest.mark.parametrize("key", [LABELS, -LABELS], ids=["sorted", "descending"])
+def test_training_images_that_are_grouped_by_class_are_interleaved(key, tmp_path):
+    order = np.argsort(key, kind="stable")
     path = write(tmp_path / "train.parquet", img=pictures(IMAGES[order]), label=LABELS[order])
     train = read(path).train
     assert np.bincount(train.labels[:6]).tolist() == [2, 2, 2]
