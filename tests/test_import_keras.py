@@ -140,7 +140,7 @@ def test_all_commands_take_imported_weights(num_validation, call, weights, datas
             np.testing.assert_array_equal(arrays[f"params/{layer}/kernel"], kernel)
             np.testing.assert_array_equal(arrays[f"params/{layer}/bias"], bias)
     assert call(main.main, changed, f"--config.init_from={workdir}", f"--workdir={tmp_path / 'next'}") == 0
-    assert run_of(tmp_path / "next")["init_from"]["taken"].keys() == {"fc1", "fc2", "output"}
+    assert run_of(tmp_path / "next")["init_from"]["taken"].keys() == {"fc1", "fc2"}  # the classes have no names
     capsys.readouterr()
     assert report.main([str(workdir), str(tmp_path / "next"), f"--out={tmp_path / 'both.html'}"]) == 0
 
@@ -220,7 +220,7 @@ def test_unusable_arguments_are_refused_in_one_line(refused, weights, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (PREPARED / "cifar10").is_dir(), reason=f"no cifar10 prepared in {PREPARED}; set TFDS_DATA_DIR")
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of TensorFlow in Keras
-@pytest.mark.parametrize("name", ["cnn", "alexnet"])
+@pytest.mark.parametrize("name", ["cnn"])  # alexnet takes minutes
 def test_network_trained_by_keras_has_the_accuracy_that_keras_measures(name, tmp_path):
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(0)

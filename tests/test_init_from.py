@@ -15,6 +15,7 @@ from cifar_flax.errors import BadInput, Interrupted
 from cifar_flax.inference import load_run
 from cifar_flax.train import train_and_evaluate
 from cifar_flax.training.job import abstract_state, make_job
+from cifar_flax.weights import start
 from cifar_flax.weights.start import find_start
 from cifar_flax.weights.transfer import by_name, layer_of
 from cifar_flax.workdir import checksums
@@ -148,6 +149,16 @@ def test_layers_that_are_taken_depend_on_classes_and_image_size(config, tmp_path
         record = find(config, tmp_path, class_names, side).record
         assert [*record["taken"], *record["new"]] == ["conv1", "norm1", "output"]
         assert list(record["taken"]) == taken
+
+
+def test_classes_without_names_are_not_the_same(monkeypatch, config, tmp_path):
+    """A .npz without names calls its classes 0, 1, 2, whatever they are."""
+    monkeypatch.setattr(start, "_read", lambda config, read=start._read: with_names(read(config), ["0", "1", "2"]))
+    assert list(find(config, tmp_path, ("0", "1", "2")).record["taken"]) == ["conv1", "norm1"]
+
+
+def with_names(weights, names):
+    return weights._replace(metadata=weights.metadata | {"class_names": names})
 
 
 def test_exported_file_of_the_run_is_the_same_start(config, tmp_path):

@@ -194,7 +194,8 @@ def means(runs: dict[str, Records]) -> list[str]:
     for records in runs.values():
         if records.run["status"] == "done":
             recipe = {field: value for field, value in records.config.items() if field != "seed"}
-            groups.setdefault(str(sorted(recipe.items())), []).append(records.run)
+            origins = [records.run.get(field, {}).get("sha256") for field in (IMPORTED, "init_from")]
+            groups.setdefault(str((sorted(recipe.items()), origins)), []).append(records.run)
     return [
         f"{group[0]['experiment']}: {mean_std_percent([run['test_accuracy'] for run in group])} test accuracy "
         f"({describe_seeds(sorted(run['seed'] for run in group))}; mean and standard deviation)"

@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 DESCRIPTION, ARRAYS = "config.json", "model.weights.h5"  # entries of a .keras
+KERAS_2_12 = "_layer_checkpoint_dependencies"  # the name of "layers" in Keras 2.12 to 2.15
 MAX_BYTES = 2 * 2**30  # of all arrays together as float32
 MAX_ENTRIES = 1000  # layers of a file, and arrays of a layer
 MAX_CHARACTERS = 2**20  # of the description of the layers
@@ -79,7 +80,7 @@ def _layers(file: h5py.File) -> Iterator[tuple[str, list[h5py.Dataset]]]:
             layer = _child(root, name)
             yield name, _arrays(layer, _names(layer, "weight_names"))
         return
-    layers = _child(file, "layers")
+    layers = _child(file, KERAS_2_12 if file.id.links.exists(KERAS_2_12.encode()) else "layers")
     for name in sorted(_keys(layers), key=_number):
         layer = _child(layers, name)
         if "vars" in _keys(layer):

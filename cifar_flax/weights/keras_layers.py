@@ -55,7 +55,7 @@ def _output(name: str) -> Layer:
 UNNAMED = "dense"  # the name that Keras gives to the last layer of the notebook's AlexNet, perhaps with a number
 LAYERS = {
     "mlp": (
-        Layer("Flatten", "input", {}),
+        Layer("Flatten", "input", {"data_format": "channels_last"}),
         _dense("fc1", "hidden_layer_1", 1000),
         _dropout("dropout_1", 0.2),
         _dense("fc2", "hidden_layer_2", 512),
@@ -70,7 +70,7 @@ LAYERS = {
         _conv("conv3", "CONV3", 64, 2),
         _pool("POOL3", 2),
         _dropout("DROP1", 0.3),
-        Layer("Flatten", "FLAT1", {}),
+        Layer("Flatten", "FLAT1", {"data_format": "channels_last"}),
         _dense("fc1", "FC1", 500),
         _dropout("DROP2", 0.4),
         _output("FC2"),
@@ -87,7 +87,7 @@ LAYERS = {
         _conv("conv5", "CONV5", 256, 3),
         _pool("POOL5", 3),
         _norm("norm5", "NORM_5"),
-        Layer("Flatten", "FLAT", {}),
+        Layer("Flatten", "FLAT", {"data_format": "channels_last"}),
         _dense("fc1", "FC1", 4096),
         _dropout("DROP1", 0.4),
         _dense("fc2", "FC2", 4096),

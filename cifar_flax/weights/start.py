@@ -134,7 +134,8 @@ def _new_start(config: ConfigDict, network: TrainState, class_names: Sequence[st
     name, weights = f"config.init_from: {config.init_from}", _read(config)
     metadata = weights.metadata
     _refuse_other_network(name, config, weights)
-    same_classes = list(metadata.get("class_names") or ()) == list(class_names)
+    are_numbers = list(class_names) == [str(label) for label in range(len(class_names))]  # of classes without names
+    same_classes = metadata.get("class_names") == list(class_names) and not are_numbers
     taken, new = plan(weights.arrays, by_name(network.params, network.batch_stats), same_classes, name)
     if config.frozen_epochs and not new:
         raise BadInput(

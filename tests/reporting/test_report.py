@@ -6,6 +6,7 @@ import re
 import statistics
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,14 @@ def test_report_of_an_unfinished_run_uses_the_validation_images(train_run, monke
     text = page_of(capsys, tmp_path / "seed0").text
     accuracy = json.loads((tmp_path / "seed0" / "metrics.jsonl").read_text())["validation_accuracy"]
     assert f"{accuracy:.2%} validation accuracy so far; the run is interrupted" in text
+
+
+def test_runs_of_another_origin_are_not_averaged():
+    configs, runs = {"seed": 0}, [{"status": "done", "experiment": "cnn", "seed": 0, "test_accuracy": 0.5}] * 2
+    same, imported = ([SimpleNamespace(config=configs, run=run) for run in runs] for _ in range(2))
+    assert len(html.means(dict(enumerate(same)))) == 1
+    imported[1].run = runs[1] | {"imported_from": {"file": "model.keras", "sha256": "0"}}
+    assert html.means(dict(enumerate(imported))) == []
 
 
 def test_report_of_several_runs_compares_them_and_averages_seeds(train_run, capsys, tmp_path):

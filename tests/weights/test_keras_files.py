@@ -89,13 +89,13 @@ def write_keras_2(path, layers, description=None, chunk=None):
     return path
 
 
-def write_keras_3(path, layers, named=True, first=0):
+def write_keras_3(path, layers, named=True, first=0, root="layers"):
     """Writes weights as Keras 3 does, in early versions without names. Layers of a class are counted from `first`."""
     counts = {}
     with h5py.File(path, "w") as file:
         for name, kind, arrays in [("DROP1", "dropout", {}), *layers]:
             number = counts[kind] = counts.get(kind, first - 1) + 1
-            group = file.create_group(f"layers/{kind}_{number}/vars" if number else f"layers/{kind}/vars")
+            group = file.create_group(f"{root}/{kind}_{number}/vars" if number else f"{root}/{kind}/vars")
             if named:
                 group.attrs["name"] = name
             for index, array in enumerate(arrays.values()):
@@ -163,6 +163,13 @@ def test_models_are_read_and_not_only_weights(tmp_path):
     assert_arrays(write_keras(tmp_path / "model.keras", layers, description), "mlp", arrays)
     description["config"] = description["config"]["layers"]  # until Keras 2.2.2
     assert_arrays(write_keras_2(tmp_path / "old.h5", layers, description), "mlp", arrays)
+
+
+def test_weights_of_keras_2_12_are_read(tmp_path):
+    arrays = random_arrays("cnn")
+    path = tmp_path / "model.weights.h5"
+    write_keras_3(path, layers_of("cnn", arrays), named=False, root="_layer_checkpoint_dependencies")
+    assert_arrays(path, "cnn", arrays)
 
 
 def test_layers_are_found_by_the_names_of_the_notebook_in_any_order(tmp_path):
