@@ -92,7 +92,7 @@ def test_smoke_variant_of_the_experiment_runs(name, tmp_path):
     assert (code, err) == (0, "")
     assert "test accuracy" in out
     figures = {path.stem for path in (tmp_path / "figures").iterdir()}
-    augmented = set() if name in ("mlp", "cnn") else {"augmented_images"}
+    augmented = set() if name in ("mlp", "cnn", "cnn_finetuned") else {"augmented_images"}
     assert figures == {"training_images", "learning_curves", "predictions", "confusion_matrix"} | augmented
 
 
