@@ -51,7 +51,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def decode_with_pillow(paths: Sequence[Path]) -> np.ndarray:
-    with multiprocessing.get_context("fork").Pool(decoding.num_cores()) as pool:
+    with multiprocessing.get_context("fork").Pool(decoding.num_cpus()) as pool:
         return np.stack(pool.map(read, paths, chunksize=CHUNK))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from cifar_flax.workdir.environment import num_cpus, processor
+from cifar_flax.data.decoding import num_cpus
+from cifar_flax.workdir.environment import processor
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "keras", "tensorflow-cpu", "tensorflow", "torch", "numpy")
 

@@ -15,10 +15,10 @@ READERS = {  # titles of the readers in results/torture.json that are tested wit
     "config": "generated configs and flags",
     "folder": "generated folders of pictures",
     "images": "generated image files",
-    "keras": "generated files of Keras",
     "npz": "generated .npz files",
     "parquet": "generated .parquet files",
     "serve": "generated requests to the page",
+    "weights_keras": "generated files of Keras",
     "weights_npz": "generated .npz files of weights",
     "weights_safetensors": "generated .safetensors files",
 }

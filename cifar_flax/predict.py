@@ -15,24 +15,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
-from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
 from cifar_flax.cli.bad_items import BadItems
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.cli.streams import say
 from cifar_flax.data.pictures import check_channels, list_pictures, read_image
+from cifar_flax.data.progress import BAR_DELAY, ProgressBar
 from cifar_flax.errors import printable
 from cifar_flax.inference import Classifier, load_run
 
 NUM_CLASSES_SHOWN = 3
-BAR_DELAY = 1.0  # seconds; a few pictures need no progress bar
 
 Results = Iterable[tuple[str, np.ndarray]]  # path and probabilities [K] of each picture
 
 
 def predict(
-    classifier: Classifier, paths: Sequence[str], bad_items: BadItems, bar: tqdm
+    classifier: Classifier, paths: Sequence[str], bad_items: BadItems, bar: ProgressBar
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the path and the probabilities [K] of each readable picture, in the order of the paths.
 
@@ -51,15 +50,14 @@ def predict(
 
 
 @contextlib.contextmanager
-def progress_bar(total: int) -> Iterator[tqdm]:
+def progress_bar(total: int) -> Iterator[ProgressBar]:
     """A bar on stderr if that is a terminal, unless the answers appear on a terminal and show the progress themselves.
 
     Other lines on stderr are printed above the bar.
     """
     stderr = sys.stderr
     hidden = sys.stdout.isatty() or not stderr.isatty()
-    tqdm.monitor_interval = 0  # no thread of tqdm that also writes
-    bar = tqdm(total=total, unit=" pictures", leave=False, delay=BAR_DELAY, disable=hidden, file=stderr)
+    bar = ProgressBar(total=total, unit=" pictures", leave=False, delay=BAR_DELAY, disable=hidden, file=stderr)
     with bar, contextlib.redirect_stderr(stderr if hidden else DummyTqdmFile(stderr)):
         yield bar
 

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cifar_flax.data import pixels
+from cifar_flax.data.progress import BAR_DELAY, ProgressBar
 from cifar_flax.data.worker import Worker, WorkerEnded
 from cifar_flax.errors import BadInput, printable, warn
 
@@ -24,7 +24,6 @@ MAX_BYTES = 8 * 2**30  # of all images together, which are kept in memory
 CHUNK_PICTURES, CHUNK_FILE_BYTES, CHUNK_PIXEL_BYTES = 64, 500_000, 2**24
 # Starting a process pays off for this many small pictures, or bytes of large ones.
 START_PICTURES, START_BYTES = 1000, 10_000_000
-BAR_DELAY = 1.0  # seconds; a few pictures need no progress bar
 
 Pictures = Sequence[Path] | Sequence[bytes]
 Decode = Callable[[list[bytes], bool, pixels.Size, bool], pixels.Chunk]
@@ -86,8 +85,8 @@ def _check_memory(count: int, size: pixels.Size) -> None:
         )
 
 
-def num_cores() -> int:
-    """The number of cores that this process may use."""
+def num_cpus() -> int:
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -109,7 +108,7 @@ def _plan(pictures: Pictures, size: pixels.Size) -> tuple[int, int]:
     file_bytes, pixel_bytes = mean_bytes(pictures), 3 * size[0] * size[1]
     limits = (CHUNK_PICTURES, CHUNK_FILE_BYTES // (file_bytes + 1), CHUNK_PIXEL_BYTES // pixel_bytes)
     num_starts = len(pictures) * (1 / START_PICTURES + file_bytes / START_BYTES)
-    return max(1, int(min(limits))), min(num_cores(), 1 + int(num_starts))
+    return max(1, int(min(limits))), min(num_cpus(), 1 + int(num_starts))
 
 
 def _describe_sizes(names: Sequence[str], first: tuple[int, int, int], other: tuple[int, int, int]) -> str:
@@ -125,16 +124,14 @@ def _describe(names: Sequence[str], problems: list[tuple[int, str]], advice: str
     return printable(f"config.dataset: {names[index]}: {problem}{advice}{more}")
 
 
-class _Bar(tqdm):  # type: ignore[misc]
-    monitor_interval = 0  # no thread of tqdm that also writes
-
-
-def _bar(total: int) -> _Bar:
+def _bar(total: int) -> ProgressBar:
     """A progress bar on stderr, if that is a terminal."""
     is_terminal = False
     with contextlib.suppress(AttributeError, ValueError):  # there is no stderr, or it is closed
         is_terminal = sys.stderr.isatty()
-    return _Bar(total=total, unit=" pictures", leave=False, delay=BAR_DELAY, disable=not is_terminal, file=sys.stderr)
+    return ProgressBar(
+        total=total, unit=" pictures", leave=False, delay=BAR_DELAY, disable=not is_terminal, file=sys.stderr
+    )
 
 
 class _Task:

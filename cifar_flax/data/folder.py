@@ -200,7 +200,7 @@ def _fingerprint(splits: dict[str, _Listed], class_names: Sequence[str], image_s
     paths = _paths(splits)
     chunks = [paths[start : start + HASHED_TOGETHER] for start in range(0, len(paths), HASHED_TOGETHER)]
     threads_help = decoding.mean_bytes(paths) > MIN_THREADED_BYTES
-    with ThreadPoolExecutor(decoding.num_cores() if threads_help else 1) as threads:
+    with ThreadPoolExecutor(decoding.num_cpus() if threads_help else 1) as threads:
         for digests in threads.map(_digests, chunks):
             checksum.update(digests)
     for listing in splits.values():

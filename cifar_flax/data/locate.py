@@ -145,9 +145,8 @@ def _dataset_in(path: Path) -> Located | None:
         return cifar.load, path
     if prepared := tfds.find(path):
         return tfds.load_folder, prepared
-    with contextlib.suppress(BadInput):  # there are several in it
-        if (shards := parquet.find(path)) in (path, path / "data"):
-            return parquet.load, shards
+    if parquet.find(path):
+        return parquet.load, path
     with contextlib.suppress(BadInput):
         if (path / "train").is_dir() and (pictures := folder.find(path)):
             return folder.load, pictures

@@ -18,10 +18,10 @@ import rich.box
 import rich.console
 import rich.table
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from cifar_flax.cli.streams import discard_stdout
 from cifar_flax.data.dataset import Dataset
+from cifar_flax.data.progress import ProgressBar
 from cifar_flax.errors import in_one_line, warn
 from cifar_flax.interruption import interrupt
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
@@ -134,10 +134,6 @@ def _layers(sizes: dict[str, int]) -> str:
     return f"{', '.join(sizes)} ({sum(sizes.values()):,} values)" if sizes else "nothing"
 
 
-class _Bar(tqdm):  # type: ignore[misc]
-    monitor_interval = 0  # no thread of tqdm that also writes
-
-
 class EpochProgress:
     """The progress of one epoch: images, running loss and accuracy, images/s, time left.
 
@@ -148,9 +144,9 @@ class EpochProgress:
         """`done` of `total` images were trained on before."""
         self._title, self._total = title, total
         self._lines = not (sys.stdout and sys.stdout.isatty())
-        self._bar = _Bar(disable=True)
+        self._bar = ProgressBar(disable=True)
         with _optional_stdout():
-            self._bar = _Bar(
+            self._bar = ProgressBar(
                 desc=title, initial=done, total=total, unit=" images", unit_scale=True, leave=False,
                 disable=self._lines, file=sys.stdout,
             )  # fmt: skip

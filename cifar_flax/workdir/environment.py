@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from cifar_flax.data.decoding import num_cpus
 from cifar_flax.errors import BadInput, in_one_line, warn
 from cifar_flax.ops import xla_options
 
@@ -82,11 +83,6 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions},
         "git_commit": _git_commit(),
     }
-
-
-def num_cpus() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
