@@ -35,13 +35,14 @@ matrix:
 	@set -e; for python in $(PYTHONS); do echo "== $$python"; $(MAKE) test PYTHON=$$python; done
 
 newest:
-	$(if $(filter-out $(DEFAULT),$(NEWEST)),$(MAKE) test PYTHON=$(NEWEST),@echo "$(DEFAULT) is the newest Python here")
+	$(if $(filter-out $(DEFAULT),$(NEWEST)),$(MAKE) quick PYTHON=$(NEWEST),@echo "$(DEFAULT) is the newest Python here")
 
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.publish
 
 torture: $(VENV)/installed
 	$(BIN)/python -m benchmarks.torture
+	$(BIN)/python -m benchmarks.torture_distributed
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
