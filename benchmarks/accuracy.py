@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks import roofline
+from benchmarks import control, roofline
 from benchmarks.contestants import AIRBENCH
 from benchmarks.table import median, table
 from cifar_flax.errors import BadInput
@@ -98,18 +98,18 @@ def seeds_of(runs: list[Records]) -> str:
     return describe_seeds([records.run["seed"] for records in runs])
 
 
-def summary(all_runs: Runs, reference: dict[str, Any]) -> str:
-    """One table of the reference's experiments, compared with the reference, and one of all other experiments."""
+def summary(all_runs: Runs, reference: dict[str, Any], keras: control.Control) -> str:
+    """One table of the reference's experiments, with the reference and Keras, and one of all other experiments."""
     ours, others = [], []
     for name, runs in all_runs.items():
         accuracy = mean_std_percent(values_of(runs, "test_accuracy"))
         row = [f"`{name}`", accuracy, f"{len(runs)}", f"{petaflop(runs[0]):.2f}"]
         if name in reference:
-            ours.append([*row, f"{100 * reference[name]['test_accuracy']:.2f} %"])
+            ours.append([*row, f"{100 * reference[name]['test_accuracy']:.2f} %", control.cell(keras.get(name, []))])
         else:
             others.append([*row, tta_accuracy(runs)])
     header = ["experiment", "test accuracy", "seeds", "PFLOP"]
-    parts = [table([*header, "reference (one run)"], ours)]
+    parts = [table([*header, "reference (one run)", "its recipe in Keras today (seeds)"], ours)]
     if others:
         parts += ["Experiments that are not in the notebook:", table([*header, "with test-time augmentation"], others)]
     return "\n\n".join([*parts, *headline(all_runs), conditions(all_runs)])
