@@ -94,6 +94,9 @@ def base_config() -> ConfigDict:
     config.label_smoothing = 0.0
 
     # Run.
+    # Whether the images stay on the host and only those of the next steps are sent to the device. Unset: if they would
+    # take more than half of the device's memory. The numbers are the same.
+    config.stream = config_dict.placeholder(bool)
     # Seconds of training between two checkpoints within an epoch; the end of an epoch is always saved.
     config.save_seconds = 600.0
     # Seed of initialization, data order, augmentation and dropout.

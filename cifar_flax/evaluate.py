@@ -13,9 +13,10 @@ from cifar_flax.cli.streams import say
 from cifar_flax.data import Split
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import Classifier, load_run, load_split
-from cifar_flax.training.evaluation import evaluate_split, make_evaluate, place_split
+from cifar_flax.training.evaluation import evaluate_split
 from cifar_flax.training.memory import batch_fits
 from cifar_flax.training.sharding import data_mesh
+from cifar_flax.training.streaming import StreamedEvaluation, keep_split
 from cifar_flax.training.tta import TTA
 from cifar_flax.workdir.environment import find_devices
 
@@ -27,9 +28,9 @@ def evaluate(classifier: Classifier, split: Split, tta: str = "none") -> dict[st
     """
     mesh, names = data_mesh(find_devices()[:1]), classifier.class_names
     batch_size = classifier.config.eval_batch_size
-    program = make_evaluate(classifier.model, num_classes=len(names), batch_size=batch_size, mesh=mesh, tta=tta)
+    program = StreamedEvaluation(classifier.model, num_classes=len(names), batch_size=batch_size, mesh=mesh, tta=tta)
     with batch_fits("--eval_batch_size", batch_size):
-        result = evaluate_split(program, classifier, place_split(split, len(split), mesh))
+        result = evaluate_split(program, classifier, keep_split(split))
     correct = result.predicted == split.labels
     by_class = {name: correct[split.labels == label] for label, name in enumerate(names)}
     return {

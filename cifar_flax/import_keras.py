@@ -26,11 +26,12 @@ from cifar_flax.errors import BadInput, printable, warn
 from cifar_flax.reporting import console
 from cifar_flax.resume import Position, SavedPositions
 from cifar_flax.training.checks import check_config, check_image_size, check_sizes
-from cifar_flax.training.evaluation import evaluate_split, make_evaluate, place_split
+from cifar_flax.training.evaluation import evaluate_split
 from cifar_flax.training.job import Job, abstract_state, make_job, resolve_config
-from cifar_flax.training.memory import batch_fits, images_fit
+from cifar_flax.training.memory import batch_fits
 from cifar_flax.training.sharding import replicated
 from cifar_flax.training.state import TrainState, count_parameters
+from cifar_flax.training.streaming import StreamedEvaluation, keep_split
 from cifar_flax.weights import keras_files
 from cifar_flax.weights.transfer import as_trees, by_name
 from cifar_flax.workdir import identity
@@ -124,22 +125,21 @@ def evaluate_splits(
     The line's training loss and accuracy are those of the imported network, without augmentation and dropout.
 
     Raises:
-        BadInput: a loss is not finite, or the images or a batch do not fit into memory.
+        BadInput: a loss is not finite, or a batch does not fit into memory.
     """
     passes = {"train_": (dataset.train, "none"), "validation_": (dataset.validation, "none")}
     passes |= {"test_": (dataset.test, "none")}
     if config.tta != "none":
         passes["tta_test_"] = (dataset.test, config.tta)
-    num_rows = max(len(split) for split, _ in passes.values())  # one shape, so that one compilation serves all splits
     results: dict[str, float] = {}
     programs: dict[str, Any] = {}
     for name, (split, tta) in passes.items():
-        programs[tta] = programs.get(tta) or make_evaluate(
+        programs[tta] = programs.get(tta) or StreamedEvaluation(
             job.model, num_classes=dataset.num_classes, batch_size=config.eval_batch_size, mesh=job.mesh, tta=tta
         )
         if len(split):
-            with images_fit(dataset), batch_fits("config.eval_batch_size", config.eval_batch_size):
-                result = evaluate_split(programs[tta], state, place_split(split, num_rows, job.mesh))
+            with batch_fits("config.eval_batch_size", config.eval_batch_size):
+                result = evaluate_split(programs[tta], state, keep_split(split))
             results |= {f"{name}loss": result.loss, f"{name}accuracy": result.accuracy}
     if not all(map(math.isfinite, results.values())):
         raise BadInput("FILE: its network gives losses that are not finite; save the weights again")

@@ -25,22 +25,18 @@ def load(config: ConfigDict) -> Dataset:
         BadInput: the dataset is missing or cannot be used, or no training images remain.
     """
     source = read(config)
-    train, num_validation = source.train, num_validation_of(config)
-    train, test = _with_test_split(train, source.test, config)
-    if source.validation is not None:
-        train = _concatenate(source.validation, train)
-        num_validation = len(source.validation) if num_validation else 0
-    if num_validation >= len(train):
-        raise BadInput(
-            f"config.num_validation: {num_validation} leaves none of the {len(train)} training images of "
-            f"{config.dataset!r}; use a smaller number, such as {len(train) // 10}"
-        )
-    return Dataset(
-        train=train[num_validation:],
-        validation=train[:num_validation],
-        test=test,
-        class_names=source.class_names,
-    )
+    train, test = _with_test_split(source.train, source.test, config)
+    validation, num_validation = source.validation, num_validation_of(config)
+    if validation is None:
+        if num_validation >= len(train):
+            raise BadInput(
+                f"config.num_validation: {num_validation} leaves none of the {len(train)} training images of "
+                f"{config.dataset!r}; use a smaller number, such as {len(train) // 10}"
+            )
+        train, validation = train[num_validation:], train[:num_validation]
+    elif not num_validation:
+        train, validation = _concatenate(validation, train), validation[:0]
+    return Dataset(train, validation, test, source.class_names)
 
 
 def _with_test_split(train: Split, test: Split | None, config: ConfigDict) -> tuple[Split, Split]:

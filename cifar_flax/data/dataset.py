@@ -86,6 +86,11 @@ class Dataset:
         return height, width, channels
 
     @property
+    def num_bytes(self) -> int:
+        """Of all images."""
+        return sum(split.images.nbytes for split in (self.train, self.validation, self.test))
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 

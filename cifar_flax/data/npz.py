@@ -1,17 +1,20 @@
 """Reads a `.npz` with the array names of Keras (`x_train`, `y_train`, ...) or of MedMNIST (`train_images`, ...)."""
 
 import itertools
+import zipfile
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from cifar_flax.data import zip_arrays
+from cifar_flax.data import cache, zip_arrays
 from cifar_flax.data.dataset import CHANNELS, MAX_CLASSES, Options, Source, Split, are_class_names
 from cifar_flax.data.paths import listed
 from cifar_flax.errors import BadInput, printable
 
-MAX_BYTES = 8 * 2**30  # of all arrays together, which are kept in memory; CIFAR-10 has 180 million
+MAX_BYTES = 8 * 2**30  # of all arrays together, in memory; CIFAR-10 has 180 million
+UNPACKED_BYTES = 2**30  # arrays with more bytes together are unpacked into the cache and memory-mapped
 NAMES = "class_names"
 MIN_PIXELS = 64  # an axis at least this long holds flattened pixels, not a few rows or columns
 
@@ -61,7 +64,20 @@ def _read(path: Path) -> tuple[dict[str, _Entries], dict[str, np.ndarray]]:
     with zip_arrays.open_npz(path, "config.dataset") as stored:
         splits = _splits(path, stored.namelist())
         wanted = [*itertools.chain(*splits.values())] + [NAMES] * (NAMES in zip_arrays.entries(stored))
-        return splits, zip_arrays.read_arrays(stored, wanted, MAX_BYTES)
+        unpacked = _unpack(path, stored, splits, wanted)
+        return splits, unpacked or zip_arrays.read_arrays(stored, wanted, MAX_BYTES)
+
+
+def _unpack(
+    path: Path, stored: zipfile.ZipFile, splits: dict[str, _Entries], wanted: list[str]
+) -> dict[str, np.ndarray] | None:
+    """The arrays with these names, memory-mapped from the cache; None if they are small, or there is no cache."""
+    if zip_arrays.num_bytes(stored, wanted) <= UNPACKED_BYTES:
+        return None
+    for images, labels in splits.values():
+        _images(path, images, zip_arrays.outline(stored, images), zip_arrays.outline(stored, labels).shape)
+    key = zip_arrays.fingerprint(stored, wanted)
+    return cache.load_or_unpack(path.stem, key, partial(zip_arrays.unpack, stored, wanted))
 
 
 def _splits(path: Path, stored: list[str]) -> dict[str, _Entries]:

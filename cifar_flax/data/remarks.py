@@ -1,7 +1,8 @@
 """Remarks on data that can be trained on but looks wrong, printed on stderr."""
 
+import itertools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -78,8 +79,9 @@ def _sorted_by_class(dataset: Dataset) -> str | None:
 
 def _repeated_images(dataset: Dataset) -> str | None:
     """Remarks on test images that are training images, compared by checksum."""
-    known = _checksums(dataset.train) | _checksums(dataset.validation)
-    repeated = sum(zlib.crc32(np.ascontiguousarray(image).data) in known for image in dataset.test.images)
+    tested = list(_checksums(dataset.test))
+    known = set(tested).intersection(itertools.chain(_checksums(dataset.train), _checksums(dataset.validation)))
+    repeated = sum(checksum in known for checksum in tested)
     if repeated <= MAX_REPEATED * len(dataset.test):
         return None
     return (
@@ -97,5 +99,5 @@ def _names(dataset: Dataset, chosen: np.ndarray) -> list[str]:
     return [name for name, is_chosen in zip(dataset.class_names, chosen, strict=True) if is_chosen]
 
 
-def _checksums(split: Split) -> set[int]:
-    return {zlib.crc32(np.ascontiguousarray(image).data) for image in split.images}
+def _checksums(split: Split) -> Iterator[int]:
+    return (zlib.crc32(np.ascontiguousarray(image).data) for image in split.images)

@@ -22,7 +22,7 @@ from cifar_flax.workdir.atomic import write_text
 MAX_SECONDS, MAX_STEPS = 2.0, 100  # so that signals are answered soon, and viewers open the trace quickly
 NUM_OPERATIONS = 20  # in the table
 TRACE, TABLE = "perfetto_trace.json.gz", "operations.txt"
-BODY = "jit(train_steps)/while/body/"  # the start of the names of all operations of a step
+BODY = re.compile(r"jit\(train_\w+\)/while/body/")  # the start of the names of all operations of a step
 
 
 def profile_steps(job: Job, programs: Programs, position: Position, folder: Path) -> None:
@@ -123,7 +123,7 @@ def operations_table(profile: ProfileData, program: str, num_steps: int, seconds
         f"{'ms per step':>11} {'%':>6} {'calls':>6}  {'operation':32}  where it comes from",
     ]
     for name, duration in durations.most_common(NUM_OPERATIONS):
-        source = sources.get(name, "").removeprefix(BODY)
+        source = BODY.sub("", sources.get(name, ""), count=1)
         fraction = f"{duration / total:.1%}"
         lines.append(f"{duration / num_steps / 1e6:11.3f} {fraction:>6} {calls[name]:6}  {name:32}  {source}".rstrip())
     return "\n".join(lines) + "\n"

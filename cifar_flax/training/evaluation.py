@@ -1,5 +1,7 @@
 """One pass over a split, compiled: each image is counted exactly once."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,12 +13,12 @@ from jax.sharding import Mesh
 
 from cifar_flax.data import Split
 from cifar_flax.training.metrics import Metrics, cross_entropy
-from cifar_flax.training.sharding import replicated, split_by_image
+from cifar_flax.training.sharding import place, replicated, split_by_image
 from cifar_flax.training.tta import TTA
 
 
 class PlacedSplit(NamedTuple):
-    """A split on the devices, padded with zeros.
+    """A split on the devices, padded with zeros; or on the host, not padded, for the functions of `streaming`.
 
     Attributes:
         images: [N, H, W, C] uint8.
@@ -24,16 +26,16 @@ class PlacedSplit(NamedTuple):
         num_images: the first `num_images` rows are images, the rest is padding.
     """
 
-    images: Array
-    labels: Array
+    images: Array | np.ndarray
+    labels: Array | np.ndarray
     num_images: np.int32
 
 
 def place_split(split: Split, num_rows: int, mesh: Mesh) -> PlacedSplit:
-    """Copies a split to the devices, padded to `num_rows`."""
+    """Copies a split to the devices, padded to `num_rows`. On CPUs, memory-mapped images are used without a copy."""
     padding = num_rows - len(split)
     images = np.pad(split.images, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else split.images
-    images, labels = jax.device_put((images, np.pad(split.labels, (0, padding))), replicated(mesh))
+    images, labels = place((images, np.pad(split.labels, (0, padding))), replicated(mesh))
     return PlacedSplit(images, labels, np.int32(len(split)))
 
 
@@ -48,25 +50,44 @@ def make_evaluate(model: nn.Module, *, num_classes: int, batch_size: int, mesh: 
     def evaluate(
         params: Any, batch_stats: Any, images: Array, labels: Array, num_images: Array
     ) -> tuple[Metrics, Array]:
-        def predict(batch: Array) -> Array:
-            logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, train=False)
-            return logits
-
         def add_batch(i: Array, carry: tuple[Metrics, Array]) -> tuple[Metrics, Array]:
             metrics, all_logits = carry
             indices = i * batch_size + jnp.arange(batch_size)
             rows = jnp.minimum(indices, num_images - 1)
-            batch = lax.with_sharding_constraint(images[rows].astype(jnp.float32), split_by_image(mesh)) / 255
-            logits = TTA[tta](predict, batch)
-            losses = cross_entropy(logits, labels[rows])
-            metrics = metrics + Metrics.from_batch(losses, logits, labels[rows], indices < num_images)
-            return metrics, lax.dynamic_update_slice_in_dim(all_logits, logits, i * batch_size, axis=0)
+            added, logits = evaluate_batch(
+                partial(model.apply, {"params": params, "batch_stats": batch_stats}, train=False),
+                lax.with_sharding_constraint(images[rows], split_by_image(mesh)),
+                labels[rows],
+                indices < num_images,
+                tta,
+            )
+            return metrics + added, lax.dynamic_update_slice_in_dim(all_logits, logits, i * batch_size, axis=0)
 
         num_batches = (num_images + batch_size - 1) // batch_size
         all_logits = jnp.zeros((-(-images.shape[0] // batch_size) * batch_size, num_classes), jnp.float32)
         return lax.fori_loop(0, num_batches, add_batch, (Metrics.zero(), all_logits))
 
     return jax.jit(evaluate, out_shardings=replicated(mesh))
+
+
+def evaluate_batch(
+    predict: Callable[[Array], Any], images: Array, labels: Array, mask: Array, tta: str
+) -> tuple[Metrics, Array]:
+    """The sums over a batch and its logits [B, K] float32.
+
+    Args:
+        predict: the network, called with images [B, H, W, C] float32 in [0, 1].
+        images: [B, H, W, C] uint8.
+        labels: [B] int32.
+        mask: [B] bool, whether an image counts.
+        tta: a key of `tta.TTA`.
+    """
+    # XLA must neither fuse what follows with where the images come from, nor move it out of a loop: that could change
+    # how it is rounded
+    images, labels, mask = lax.optimization_barrier((images, labels, mask))
+    batch = images.astype(jnp.float32) / 255
+    logits = TTA[tta](predict, batch)
+    return Metrics.from_batch(cross_entropy(logits, labels), logits, labels, mask), logits
 
 
 class Evaluation(NamedTuple):
