@@ -13,8 +13,11 @@ from typing import Any, NoReturn
 import absl.logging
 
 from cifar_flax.cli.streams import flush_stdout, repair_streams
-from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable, in_one_line, is_out_of_memory, warn
+from cifar_flax.errors import BadInput, Diverged, Failed, Interrupted, Unwritable, in_one_line, is_out_of_memory, warn
 from cifar_flax.ops.xla_options import choose_options
+
+# how a command can end that is not a bug of the program
+OUTCOMES = (BadInput, Diverged, Failed, Unwritable, Interrupted, KeyboardInterrupt)
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,11 +62,6 @@ def exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str] | 
     silence_libraries()
     try:
         return _exit_code(command, sys.argv[1:] if argv is None else argv)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        warn(f"failed: out of memory ({in_one_line(error)})")
-        return 1
     finally:
         with contextlib.suppress(Unwritable, BrokenPipeError):
             flush_stdout()
@@ -74,21 +72,37 @@ def _exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str]) 
         choose_options()
         command(argv)
         flush_stdout()
-    except BadInput as error:
-        warn(f"error: {error}")
-        return 2
-    except Diverged as error:
-        warn(f"diverged: {error}; try a lower config.learning_rate in another --workdir")
-        return 1
-    except Unwritable as error:
-        warn(f"failed: {error}; what was saved before is still there")
-        return 1
-    except Interrupted as error:
-        warn(f"{error}; the state is saved, the same command resumes from here")
-        return 128 + error.signal_number
-    except KeyboardInterrupt:
-        warn("interrupted at once; run the same command again")
-        return 130
     except BrokenPipeError:
         return 141
+    except (Exception, KeyboardInterrupt) as error:
+        if is_bug(error):
+            raise
+        code, line = describe(error)
+        warn(line)
+        return code
     return 0
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether a command that ends with this error shall print a traceback."""
+    return not isinstance(error, OUTCOMES) and not is_out_of_memory(error)
+
+
+def describe(error: BaseException) -> tuple[int, str]:
+    """The exit code of a command that ends with this error, and the line that it prints."""
+    match error:
+        case BadInput():
+            return 2, f"error: {error}"
+        case Diverged():
+            return 1, f"diverged: {error}; try a lower config.learning_rate in another --workdir"
+        case Failed() | Unwritable():
+            return 1, f"failed: {error}; what was saved before is still there"
+        case Interrupted():
+            return 128 + error.signal_number, f"{error}; the state is saved, the same command resumes from here"
+        case KeyboardInterrupt():
+            return 130, "interrupted at once; run the same command again"
+        case Exception() if is_out_of_memory(error):
+            return 1, f"failed: out of memory ({in_one_line(error)})"
+        case Exception():
+            return 1, f"failed: {in_one_line(error)}"
+    raise error

@@ -89,16 +89,23 @@ def make_job(config: ConfigDict, num_train: int, num_classes: int, devices: list
     )
 
 
-def init_state(job: Job, rng: Array, images: Array) -> TrainState:
+def init_state(job: Job, rng: Array, images: Array, statistics: dict[str, Array] | None = None) -> TrainState:
     """The state before the first step. A pure function: it can be jitted, or traced for its shapes alone.
 
     Args:
         job: the run's model, optimizer and averaging.
         rng: the key of the run's seed.
-        images: [B, H, W, C] uint8, the training images. Only layers that compute statistics from them
-            (`Normalize`, `Whiten`) read their values.
+        images: [B, H, W, C] uint8, training images. Only layers that compute statistics from them (`Normalize`,
+            `Whiten`) read their values.
+        statistics: of `Normalize`, if they are not those of `images`.
     """
-    variables = job.model.init(split_rng(rng).params, images.astype(jnp.float32) / 255, train=False)
+    _, variables = job.model.apply(
+        {"batch_stats": {"normalize": statistics} if statistics else {}},
+        images.astype(jnp.float32) / 255,
+        train=False,
+        mutable=["params", "batch_stats"],
+        rngs={"params": split_rng(rng).params},
+    )
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.int32(0),
@@ -111,17 +118,17 @@ def init_state(job: Job, rng: Array, images: Array) -> TrainState:
 
 
 def zero_metrics(job: Job) -> Metrics:
-    """The sums at the start of an epoch, on the devices."""
-    return jax.device_put(Metrics.zero(), replicated(job.mesh))
+    """The sums at the start of an epoch, on the devices of this process."""
+    return jax.device_put(Metrics.zero(), replicated(job.mesh.local_mesh))
 
 
 def abstract_state(job: Job, image_shape: tuple[int, int, int]) -> tuple[TrainState, Metrics]:
-    """Shapes, dtypes and shardings of the state and the metrics, without their values."""
+    """Shapes, dtypes and shardings, on the devices of this process, of the state and the metrics."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     state = jax.eval_shape(partial(init_state, job), jax.random.key(0), image)
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(job.mesh))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(job.mesh.local_mesh))
 
     abstract: tuple[TrainState, Metrics] = jax.tree.map(placed, (state, jax.eval_shape(Metrics.zero)))
     return abstract

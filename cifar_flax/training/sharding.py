@@ -4,6 +4,8 @@ Parameters and datasets are replicated on all devices, and each batch is split a
 a mesh of one.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -21,3 +23,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split_by_image(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """Copies host arrays to the devices. Of several processes, each must have the arrays, and places its part of them.
+
+    On CPU devices, an aligned array may be used without a copy.
+    """
+    if not sharding.mesh.is_multi_process:
+        return jax.device_put(tree, sharding)  # with several processes, it would compare all arrays among them
+    return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__), tree)

@@ -14,7 +14,10 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
+from cifar_flax.data.statistics import channel_statistics
 from cifar_flax.errors import BadInput, warn
+from cifar_flax.models.airbench import NUM_WHITENING_IMAGES
+from cifar_flax.models.layers import Normalized
 from cifar_flax.training.job import Job, init_state
 from cifar_flax.training.optimizers import with_frozen
 from cifar_flax.training.sharding import replicated
@@ -49,7 +52,7 @@ class Start(NamedTuple):
         return {FIELD: self.record} if self.record else {}
 
     def init_state(self, job: Job, seed: int, images: np.ndarray) -> TrainState:
-        """The state before the first step, on the devices.
+        """The state before the first step, on the devices of this process.
 
         Args:
             job: the run's model, optimizer and averaging.
@@ -61,8 +64,8 @@ class Start(NamedTuple):
         """
         if self.problem:
             raise self.problem
-        create = jax.jit(partial(_create, job), out_shardings=replicated(job.mesh))
-        return create(jax.random.key(seed), images, self.arrays)
+        create = jax.jit(partial(_create, job), out_shardings=replicated(job.mesh.local_mesh))
+        return create(jax.random.key(seed), images[:NUM_WHITENING_IMAGES], _statistics(job, images), self.arrays)
 
     def restored(self, data: dict[str, Any]) -> "Start":
         """The start of a run with a checkpoint, which holds this data.
@@ -76,8 +79,18 @@ class Start(NamedTuple):
         return self._replace(record=self.record or stored)
 
 
-def _create(job: Job, rng: Array, images: Array, arrays: dict[str, Array]) -> TrainState:
-    state = init_state(job, rng, images)
+def _statistics(job: Job, images: np.ndarray) -> dict[str, np.ndarray] | None:
+    """The running statistics of `Normalize`, if the model has this layer. A large set is never all on the device."""
+    if not isinstance(job.model, Normalized):
+        return None
+    mean, variance = channel_statistics(images)
+    return {"mean": mean[None, None, None], "variance": variance[None, None, None]}
+
+
+def _create(
+    job: Job, rng: Array, images: Array, statistics: dict[str, Array] | None, arrays: dict[str, Array]
+) -> TrainState:
+    state = init_state(job, rng, images, statistics)
     if not arrays:
         return state
     own = by_name(state.params, state.batch_stats)

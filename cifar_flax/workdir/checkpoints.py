@@ -15,9 +15,11 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cifar_flax.errors import BadInput, Unwritable, warn
+from cifar_flax.random_keys import as_data, with_keys
 from cifar_flax.workdir import checksums
 from cifar_flax.workdir.atomic import flush_folder, fsync
 
@@ -76,6 +78,7 @@ def save(manager: ocp.CheckpointManager, step: int, arrays: Any, progress: dict[
     if step in manager.all_steps():
         return
     content = {"version": VERSION, "shapes": _shapes(arrays), "checksums": checksums.of_arrays(arrays), **progress}
+    arrays = jax.device_get(as_data(arrays))  # of several processes only one saves, and Orbax would wait for the others
     items = ocp.args.Composite(
         arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(checksums.add_checksum(content))
     )
@@ -110,11 +113,12 @@ def read(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dic
             f"{VERSION}; continue with the program that wrote it, or choose another workdir"
         )
     _refuse_other_arrays(progress["shapes"], like, _folder(manager, step))
-    arrays = _read_item(manager, step, "arrays", ocp.args.StandardRestore(like))
+    empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), jax.eval_shape(as_data, like))
+    arrays = _read_item(manager, step, "arrays", ocp.args.StandardRestore(empty))
     for path, checksum in checksums.of_arrays(arrays).items():
         if checksum != progress["checksums"][path]:
             raise Damaged(f"{_folder(manager, step)}: the checksum of {path} does not match")
-    return arrays, progress
+    return jax.device_put(with_keys(arrays, like), jax.tree.map(lambda leaf: leaf.sharding, like)), progress
 
 
 def newest(manager: ocp.CheckpointManager, like: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -144,12 +148,15 @@ def damaged_folder(workdir: Path) -> Path:
 
 
 def _make_manager(folder: Path, *, max_to_keep: int, read_only: bool) -> ocp.CheckpointManager:
+    if not read_only:
+        folder.mkdir(parents=True, exist_ok=True)  # Orbax does not create it for one of several processes
     # not Orbax's own read_only, which warns every time
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else max_to_keep,
-        create=not read_only,
+        create=False,
         cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
     )
     return ocp.CheckpointManager(folder, item_names=("arrays", "progress"), options=options)
 
@@ -188,7 +195,7 @@ def _read_item(manager: ocp.CheckpointManager, step: int, name: str, args: Any) 
 
 def _shapes(tree: Any) -> dict[str, str]:
     """Dtype and shape of every array, concrete or abstract, by its path, such as `float32[3, 3, 16]`."""
-    leaves = checksums.by_path(jax.eval_shape(checksums.as_data, tree))
+    leaves = checksums.by_path(jax.eval_shape(as_data, tree))
     return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from cifar_flax.random_keys import as_data
+
 CHECKSUM_FIELD = "sha256"
 
 
@@ -21,13 +23,6 @@ def of_array(array: np.ndarray) -> str:
 def of_arrays(tree: Any) -> dict[str, str]:
     """The checksum of each array in a tree, by its path."""
     return {path: of_array(np.asarray(leaf)) for path, leaf in by_path(as_data(tree)).items()}
-
-
-def as_data(tree: Any) -> Any:
-    """The tree with random keys replaced by their uint32 data."""
-    return jax.tree.map(
-        lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf, tree
-    )
 
 
 def by_path(tree: Any) -> dict[str, Any]:

@@ -72,13 +72,20 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
     """The fields of run.json about devices, processor, versions and commit. Warns if sums may be wrong on them."""
     if devices[0].platform == "cpu":
         xla_options.warn_of_faulty_sums()
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "num_devices": len(devices),
         "processor": processor(),
         "num_cpus": num_cpus(),
+        **software(),
+    }
+
+
+def software() -> dict[str, Any]:
+    """The fields of run.json about versions, XLA's options and the commit."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
         "xla_flags": " ".join(xla_options.options_in_use().split()),
         "versions": {"python": platform.python_version(), **versions},
         "git_commit": _git_commit(),

@@ -12,9 +12,9 @@ from cifar_flax.data.paths import read_path
 from cifar_flax.errors import BadInput
 from cifar_flax.workdir.records import Records
 
-# Fields that may change when a run is resumed: names, paths, rounding and what is reported, never what is trained.
-# The content of the dataset and of `init_from` is compared instead of the path.
-RUNTIME_FIELDS = ("experiment", "dataset", "data_dir", "lowering", "eval_batch_size", "tta", "save_seconds")
+# Fields that may change when a run is resumed: names, paths, rounding, memory and what is reported, never what is
+# trained. The content of the dataset and of `init_from` is compared instead of the path.
+RUNTIME_FIELDS = ("experiment", "dataset", "data_dir", "lowering", "eval_batch_size", "tta", "stream", "save_seconds")
 
 IMPORTED = "imported_from"  # field of run.json: the file and its checksum, for a network that was not trained here
 
@@ -78,14 +78,18 @@ def refuse_other_data(stored: dict[str, Any], data: dict[str, Any], found: str) 
         data: those of the dataset, from `describe_data`.
         found: the flag or field that named the dataset, and its value, for the message.
     """
-    differing = [field for field in DATA_FIELDS if field in stored and stored[field] != data[field]]
-    if differing:
-        visible = [field for field in differing if field != "data_sha256"] or differing
-        described = "; ".join(_data_difference(field, stored[field], data[field]) for field in visible)
+    if any(field in stored and stored[field] != data[field] for field in DATA_FIELDS):
         raise BadInput(
-            f"{found} is not what the run was trained on ({described}); "
+            f"{found} is not what the run was trained on ({data_differences(stored, data)}); "
             "name the original data, wherever it is now, or choose another workdir"
         )
+
+
+def data_differences(stored: dict[str, Any], data: dict[str, Any]) -> str:
+    """How two values of `describe_data` differ, in words."""
+    differing = [field for field in DATA_FIELDS if field in stored and stored[field] != data[field]]
+    visible = [field for field in differing if field != "data_sha256"] or differing
+    return "; ".join(_data_difference(field, stored[field], data[field]) for field in visible)
 
 
 def refuse_replaced_data(records: Records, config: ConfigDict) -> None:
