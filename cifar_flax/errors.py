@@ -22,6 +22,10 @@ class Unwritable(Exception):
     """The disk is full, or a folder can no longer be written. The message names the file and the cause."""
 
 
+class Failed(Exception):
+    """A process that trains a run ended unexpectedly. The message says how; what was saved before is still there."""
+
+
 class Interrupted(Exception):
     """A signal arrived, or the reader of stdout went away, and the state was saved; the same command resumes the run.
 
@@ -32,6 +36,10 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int):
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
+
+
+class Stopped(Exception):
+    """What watches a run, such as a search, ended it before its test; the state is saved and can be resumed."""
 
 
 def warn(text: str) -> None:

@@ -13,53 +13,54 @@ SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name)
 ALWAYS = (signal.SIGINT, signal.SIGTERM)  # even if ignored: a shell makes its background jobs ignore SIGINT
 
 
+def signals_to_defer() -> list[signal.Signals]:
+    """The signals that ask this process to end, without those that it ignores."""
+    # None: a handler that was not installed by Python, which could not be restored
+    return [n for n in SIGNALS if n in ALWAYS or signal.getsignal(n) not in (signal.SIG_IGN, None)]
+
+
 class Interruption:
     """Within the context, the first signal is recorded. After it, SIGINT or a second SIGTERM ends the process at once.
 
-    Within another context, as in a sweep, the signal counts for both. A signal that the process ignores stays ignored,
-    such as SIGHUP under nohup. Python delivers signals to the main thread only. In any other thread this does nothing.
+    Within another context, as in a sweep, the signal counts for both, also if they are in different threads. A signal
+    that the process ignores stays ignored, such as SIGHUP under nohup. Python delivers signals to the main thread only:
+    in any other thread, a context takes part in the one that is open there.
     """
 
-    _current: "Interruption | None" = None
+    _outermost: "Interruption | None" = None
 
     def __init__(self) -> None:
-        self._received: int | None = None
-        self._outer: Interruption | None = None
+        self._number: int | None = None  # of the outermost
+        self._root = self
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
+        self._root = Interruption._outermost = Interruption._outermost or self
         if threading.current_thread() is threading.main_thread():
-            # None: a handler that was not installed by Python, which could not be restored
-            ignored = (signal.SIG_IGN, None)
-            taken = [n for n in SIGNALS if n in ALWAYS or signal.getsignal(n) not in ignored]
-            self._previous = {number: signal.signal(number, self._record) or signal.SIG_DFL for number in taken}
-        self._outer, Interruption._current = Interruption._current, self
-        if self._outer is not None:
-            self._received = self._outer._received
+            self._previous = {n: signal.signal(n, self._record) or signal.SIG_DFL for n in signals_to_defer()}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        Interruption._current = self._outer
-        if self._outer is not None:
-            self._outer._received = self._received
+        if self._root is self:
+            Interruption._outermost = None
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
     @property
     def received(self) -> bool:
-        return self._received is not None
+        return self._root._number is not None
 
     def raise_if_received(self) -> None:
         """Raises Interrupted if a signal has arrived."""
-        if self._received is not None:
-            raise Interrupted(self._received)
+        if self._root._number is not None:
+            raise Interrupted(self._root._number)
 
     def _record(self, number: int, _frame: FrameType | None) -> None:
-        if self._received is None:
-            self._received = number
+        if self._root._number is None:
+            self._root._number = number
             warn("")  # ends the line of a terminal's ^C or of a progress bar
             warn("saving at the next safe point; press Ctrl-C again to stop at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,7 +71,7 @@ class Interruption:
 
 def interrupt(number: int) -> bool:
     """Interrupts the run as if this signal had arrived. Returns False if no run is within an `Interruption`."""
-    current = Interruption._current
-    if current is not None and current._received is None:
-        current._received = number
-    return current is not None
+    outermost = Interruption._outermost
+    if outermost is not None and outermost._number is None:
+        outermost._number = number
+    return outermost is not None

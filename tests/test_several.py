@@ -34,7 +34,8 @@ def sweeps(folder):
     images, labels = rng.integers(0, 256, (96, 8, 8, 3), np.uint8), np.arange(96) % 3
     np.savez(folder / "d.npz", x_train=images[:64], y_train=labels[:64], x_test=images[64:], y_test=labels[64:])
     (folder / "mine.py").write_text(EXPERIMENT.format(dataset=str(folder / "d.npz")))
-    sweep = command("sweep", f"--config={folder / 'mine.py'}", "--seeds=0-2", f"--workdir={folder / 'runs'}")
+    arguments = [f"--config={folder / 'mine.py'}", "--seeds=0-2", "--jobs=1", f"--workdir={folder / 'runs'}"]
+    sweep = command("sweep", *arguments)
     processes = [start(sweep), start(sweep)]
     results = [process.communicate() for process in processes]
     return [(process.returncode, *result) for process, result in zip(processes, results, strict=True)]

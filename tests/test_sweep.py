@@ -14,7 +14,6 @@ from cifar_flax import train
 from cifar_flax.errors import BadInput
 from cifar_flax.main import main
 from cifar_flax.reporting import formatting
-from cifar_flax.sweep import main as sweep
 from cifar_flax.sweep import parse_seeds
 from cifar_flax.workdir.lock import lock_workdir
 
@@ -24,6 +23,11 @@ TINY = [
     *(f"--config.{field}" for field in ("model=tiny", "dataset=tiny", "batch_size=16", "eval_batch_size=8")),
     "--config.num_epochs=2",
 ]
+
+
+def sweep(arguments):
+    """The exit code of a sweep in this process, which alone knows the tiny model."""
+    return sweep_module.main(["--jobs=1", *arguments])
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +99,9 @@ def trained(monkeypatch):
     """The names of the workdirs that were trained, in this order."""
     names, original = [], train.train
 
-    def record(config, records, devices, profile):
+    def record(config, records, *arguments):
         names.append(records.workdir.name)
-        original(config, records, devices, profile)
+        original(config, records, *arguments)
 
     monkeypatch.setattr(train, "train", record)
     return names

@@ -24,6 +24,7 @@ from cifar_flax.data.dataset import Dataset
 from cifar_flax.data.progress import ProgressBar
 from cifar_flax.errors import in_one_line, warn
 from cifar_flax.interruption import interrupt
+from cifar_flax.reporting import listener
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
 from cifar_flax.training.state import count_parameters
 from cifar_flax.workdir.epochs import validated
@@ -34,6 +35,12 @@ LOG_EVERY = 10.0  # seconds between progress lines if the output is not a termin
 
 
 def say(text: str) -> None:
+    """Prints what a run says, unless it reports to a listener."""
+    if listener.current() is None:
+        show(text)
+
+
+def show(text: str) -> None:
     """Prints on stdout. If stdout cannot be written, the run continues without it.
 
     If the reader of its pipe went away, as in `| head`, the run is saved and interrupted instead.
@@ -41,12 +48,12 @@ def say(text: str) -> None:
     Raises:
         BrokenPipeError: the reader went away while no run was in progress.
     """
-    with _optional_stdout():
+    with optional_stdout():
         print(text, flush=True)
 
 
 @contextmanager
-def _optional_stdout() -> Iterator[None]:
+def optional_stdout() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -124,7 +131,8 @@ def first_screen(
         f"training    {config.num_epochs:g} epochs, batch {config.batch_size}, {config.optimizer} "
         f"{config.learning_rate:g}, {config.schedule} schedule"
     )
-    say(f"device      {len(devices)} x {devices[0].device_kind}, convolutions by {config.lowering}")
+    streamed = ", images streamed from the host" if config.stream else ""
+    say(f"device      {len(devices)} x {devices[0].device_kind}, convolutions by {config.lowering}{streamed}")
     watch = f"watch it    tensorboard --logdir {workdir}\n" if can_write_events() else ""
     say(f"workdir     {workdir}\n{watch}")
 
@@ -137,20 +145,24 @@ def _layers(sizes: dict[str, int]) -> str:
 class EpochProgress:
     """The progress of one epoch: images, running loss and accuracy, images/s, time left.
 
-    A bar on a terminal; otherwise, for example in a log file, a line every LOG_EVERY seconds.
+    A bar on a terminal; otherwise, for example in a log file, a line every LOG_EVERY seconds. Nothing is printed if
+    there is a listener.
     """
 
-    def __init__(self, title: str, done: int, total: int):
-        """`done` of `total` images were trained on before."""
-        self._title, self._total = title, total
+    def __init__(self, title: str, done: int, total: int, later: int):
+        """`done` of `total` images were trained on before; `later` are those of the epochs after this one."""
+        self._title, self._total, self._later = title, total, later
+        self._listener = listener.current()
         self._lines = not (sys.stdout and sys.stdout.isatty())
         self._bar = ProgressBar(disable=True)
-        with _optional_stdout():
+        with optional_stdout():
             self._bar = ProgressBar(
                 desc=title, initial=done, total=total, unit=" images", unit_scale=True, leave=False,
-                disable=self._lines, file=sys.stdout,
+                disable=self._lines or self._listener is not None, file=sys.stdout,
             )  # fmt: skip
         self._last_line = time.monotonic()
+        if self._listener:
+            self._listener.begin(title)
 
     def __enter__(self) -> "EpochProgress":
         return self
@@ -158,11 +170,14 @@ class EpochProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _optional_stdout():
+        with optional_stdout():
             self._bar.close()
 
     def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        with _optional_stdout():
+        if self._listener:
+            self._listener.progress(self._total - done + self._later, images_per_second)
+            return
+        with optional_stdout():
             self._bar.set_postfix_str(f"loss: {loss:.4f}, accuracy: {accuracy:.4f}", refresh=False)
             self._bar.update(done - self._bar.n)
         if self._lines and time.monotonic() - self._last_line > LOG_EVERY:
@@ -178,11 +193,14 @@ def epoch_line(title: str, epochs: list[dict[str, Any]], with_learning_rate: boo
     """Prints the last line of metrics.jsonl in the style of Keras."""
     line = epochs[-1]
     learning_rate = f" - learning_rate: {line['learning_rate']:.3g}" if with_learning_rate else ""
-    say(
+    text = (
         f"{title} - {line['epoch_seconds']:.1f}s - {line['images_per_second']:,.0f} images/s"
         f" - loss: {line['train_loss']:.4f} - accuracy: {line['train_accuracy']:.4f}{learning_rate}"
         f"{_validation_part(epochs) if validated(epochs) else ''}"
     )
+    say(text)
+    if hearer := listener.current():
+        hearer.epoch(text, line.get("validation_accuracy"))
 
 
 def _validation_part(epochs: list[dict[str, Any]]) -> str:

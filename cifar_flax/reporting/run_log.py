@@ -62,9 +62,8 @@ class RunLog:
         """The progress bar of the epoch that the position is in."""
         job, epoch = self._job, len(position.epochs) + 1
         first, last = job.steps_after(epoch - 1), job.steps_after(epoch)
-        return console.EpochProgress(
-            self._title(epoch), (position.step - first) * job.batch_size, (last - first) * job.batch_size
-        )
+        steps = (position.step - first, last - first, job.num_steps - last)
+        return console.EpochProgress(self._title(epoch), *(number * job.batch_size for number in steps))
 
     def epoch(self, position: Position) -> None:
         """Shows the epoch that has just ended."""

@@ -44,6 +44,17 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(workdir: Path) -> bool:
+    """Whether another process is training in the workdir."""
+    try:
+        with lock_workdir(workdir):
+            return False
+    except Locked:
+        return True
+    except BadInput:  # whoever locks it reports that
+        return False
+
+
 def _acquire(workdir: Path, held: ExitStack) -> None:
     """Acquires the lock with flock, or the marker where flock does not work. `held` releases it."""
     lock, marker = workdir / LOCK, workdir / MARKER

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_flax.data.paths import read_path
-from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable, warn
+from cifar_flax.errors import BadInput, Diverged, Interrupted, Stopped, Unwritable, warn
 from cifar_flax.workdir import checksums, earlier
 from cifar_flax.workdir.atomic import write_text
 from cifar_flax.workdir.epochs import EPOCH_FIELDS, VALIDATION_FIELDS, best_of
@@ -170,7 +170,7 @@ class Records:
         """
         try:
             yield
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, Stopped):
             self._end(status="interrupted")
             raise
         except Diverged as error:
