@@ -1,19 +1,18 @@
 """The training loop: a run from its config to its test accuracy.
 
 `train_and_evaluate` checks the config and locks the workdir, `train` runs the epochs, `train_epoch` dispatches the
-steps of an epoch in chunks. A chunk is one call of a compiled function (training/steps.py) in which each step gathers a
-batch from the shuffled training set, augments it, and takes a gradient step (training/train_step.py).
+steps of an epoch in chunks. A chunk is one call of a compiled function (training/steps.py), in which each step gathers
+a shuffled batch, augments it, and takes a gradient step (training/train_step.py).
 
-`Job` holds what stays the same throughout a run, `Programs` the compiled functions and the images in device memory, and
-`Position` what changes: the state, the sums of the current epoch and the finished epochs. `SavedPositions` keeps
-positions in checkpoints, `Records` the text files of the workdir, and `RunLog` is what people see.
+`Job` holds what stays the same in a run, `Programs` the compiled functions and the images on the device, and `Position`
+what changes. `SavedPositions` keeps positions in checkpoints, `Records` the text files; people see what `RunLog` shows.
 """
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +29,7 @@ from cifar_flax.resume import Position, SavedPositions
 from cifar_flax.training.checks import check_config, check_image_size, check_sizes
 from cifar_flax.training.evaluation import evaluate_split
 from cifar_flax.training.job import Job, make_job, resolve_config, zero_metrics
-from cifar_flax.training.memory import batch_fits
+from cifar_flax.training.memory import batch_fits, too_large
 from cifar_flax.training.programs import Programs, evaluate_test, make_programs
 from cifar_flax.training.steps import what_diverged
 from cifar_flax.weights.start import refuse_replaced
@@ -44,8 +43,19 @@ CHUNK_SECONDS = 2.0
 FIRST_CHUNK = 1  # steps, in each epoch, before its speed is known
 
 
+class Parts(NamedTuple):
+    """What a search, or a sweep in one program, replaces in a run: `RunLog` and `make_programs`."""
+
+    make_log: Callable[..., RunLog]
+    make_programs: Callable[..., Programs]
+
+
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] | None = None, profile: bool = False
+    config: ConfigDict,
+    workdir: str | Path,
+    devices: Sequence[jax.Device] | None = None,
+    profile: bool = False,
+    parts: Parts | None = None,
 ) -> dict[str, Any]:
     """Trains a run, or resumes it, and tests its best checkpoint once; without validation images, its last state.
 
@@ -54,13 +64,14 @@ def train_and_evaluate(
         workdir: folder of the run's records and checkpoints; created if it does not exist.
         devices: the devices that share each batch; by default all devices of JAX's default platform.
         profile: whether to profile a few steps before the training (reporting/profile.py).
+        parts: by default those of a run alone.
 
     Returns:
         The content of run.json.
 
     Raises:
         BadInput: the config, the dataset or the workdir cannot be used.
-        Interrupted: a signal arrived; the state is saved.
+        Interrupted, Stopped: a signal arrived, or the log ended the run; the state is saved.
         Diverged: a loss or a parameter is not finite; the last checkpoint remains.
         Unwritable: the disk is full or the workdir cannot be written; the last checkpoint remains.
     """
@@ -72,7 +83,7 @@ def train_and_evaluate(
         with lock_workdir(records.workdir):
             records.read()  # another process may have written here until now
             if not is_done(records, config):
-                train(config, records, devices, profile)
+                train(config, records, devices, profile, parts or Parts(RunLog, make_programs))
     elif profile:
         warn("--profile: nothing is trained, so nothing is profiled; choose a new --workdir")
     console.result(records.run, records.workdir)
@@ -93,12 +104,13 @@ def is_done(records: Records, config: ConfigDict) -> bool:
     return True
 
 
-def train(config: ConfigDict, records: Records, devices: list[jax.Device], profile: bool) -> None:
+def train(config: ConfigDict, records: Records, devices: list[jax.Device], profile: bool, parts: Parts) -> None:
     """Trains and tests in a workdir that is locked. A run that is refused changes nothing there."""
     dataset = load(config)
     check_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
     job = make_job(config, len(dataset.train), dataset.num_classes, devices)
     check_image_size(config, job.model, dataset.image_shape)
+    config.stream = too_large(dataset, job.mesh.local_devices) if config.stream is None else config.stream
     data = identity.describe_data(dataset)
     if records.saved:
         identity.refuse_other_data(records.run, data, f"config.dataset: {config.dataset}")
@@ -109,13 +121,13 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device], profi
         records.status(),
         Interruption() as interruption,
         SavedPositions(job, config, records, data) as saved,
-        RunLog(job, dataset, config, records, saved.data) as log,
+        parts.make_log(job, dataset, config, records, saved.data) as log,
     ):
         position = saved.restore_or_init(dataset.train.images)
         records.begin(config, identity.describe_run(config) | saved.data | environment(devices), position.step)
         saved.reset_records(position)
         log.begin(position)
-        programs = make_programs(job, position.state, position.metrics, dataset, config)
+        programs = parts.make_programs(job, position.state, position.metrics, dataset, config)
         records.update(compile_seconds=programs.compile_seconds)
         log.compiled(programs, position)
         if profile:
@@ -150,8 +162,7 @@ def train_epoch(
             position = train_chunk(programs, position, step)
             speed = (step - first) / (position.seconds - seconds)  # steps per second
             chunk = max(1, round(chunk_seconds * speed))
-            loss, accuracy = position.metrics.means()
-            progress.update(int(position.metrics.num_images), loss, accuracy, speed * job.batch_size)
+            progress.update(int(position.metrics.num_images), *position.metrics.means(), speed * job.batch_size)
             if step < stop and (saved.is_due(position) or interruption.received):
                 saved.save(position)
                 interruption.raise_if_received()
@@ -159,11 +170,7 @@ def train_epoch(
 
 
 def train_chunk(programs: Programs, position: Position, stop: int) -> Position:
-    """Trains up to step `stop` of the current epoch in one call.
-
-    Raises:
-        Diverged: a loss or a parameter is not finite.
-    """
+    """Trains up to step `stop` of the current epoch in one call. Raises Diverged if a value is not finite."""
     start = time.perf_counter()
     with batch_fits("config.batch_size", programs.batch_size):
         state, metrics, diverged = programs.train_steps(
@@ -178,8 +185,7 @@ def train_chunk(programs: Programs, position: Position, stop: int) -> Position:
 def finish_epoch(job: Job, programs: Programs, position: Position) -> Position:
     """Validates, if there are validation images, and turns the epoch's sums into a line of metrics.jsonl.
 
-    Raises:
-        Diverged: the validation loss is not finite.
+    Raises Diverged if the validation loss is not finite.
     """
     train_loss, train_accuracy = position.metrics.means()
     line: dict[str, Any] = {

@@ -5,7 +5,8 @@ import inspect
 import re
 import runpy
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from cifar_flax.errors import BadInput, in_one_line, nearest
 PACKAGE = Path(__file__).parents[1]
 
 
-def experiments() -> dict[str, Path]:
-    """The experiments that come with the package: name -> file."""
+def experiments(kind: str = ".") -> dict[str, Path]:
+    """The experiments that come with the package: name -> file. The kind `spaces`: the search spaces over them."""
     installed = PACKAGE / "experiments"  # see pyproject.toml; in a checkout they are beside the package
     folder = installed if installed.is_dir() else PACKAGE.parent / "experiments"
-    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    return {path.stem: path for path in sorted((folder / kind).glob("*.py"))}
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -33,7 +34,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     file, colon, variant = spec.rpartition(".py:")
     if colon:
         return f"{file}.py", variant
-    if _is_file(spec):
+    if is_file(spec):
         return spec, ""
     name, _, variant = spec.partition(":")
     return name, variant
@@ -50,21 +51,36 @@ def load_experiment(spec: str) -> ConfigDict:
     """
     name, variant = split_spec(spec)
     path = find_file(name)
-    try:
+    with errors_in(path, "--config", "an experiment file only defines get_config()"):
         get_config = runpy.run_path(str(path)).get("get_config")
         if not callable(get_config):
             raise BadInput(f"--config: {path} has no function get_config(); add one that returns a config")
         config = get_config(*_arguments(get_config, variant, path))
-    except BadInput:
-        raise
-    except SystemExit as error:
-        advice = "an experiment file only defines get_config()"
-        raise BadInput(f"--config: {_location(path, error)}: the file calls sys.exit(); {advice}") from error
-    except Exception as error:
-        raise BadInput(f"--config: {_location(path, error)}: {_reason(error)}") from error
     if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         raise BadInput(f"--config: get_config() of {path} returns {type(config).__name__}, not a ConfigDict")
     return config.lock()
+
+
+@contextmanager
+def errors_in(path: Path, flag: str, purpose: str) -> Iterator[None]:
+    """Reports what the user's Python file raises in the block in one line, with the line of the file.
+
+    Args:
+        path: the file.
+        flag: the flag that named it.
+        purpose: what such a file is for, in case that it ends the process.
+
+    Raises:
+        BadInput: the block raised an exception.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except SystemExit as error:
+        raise BadInput(f"{flag}: {_location(path, error)}: the file calls sys.exit(); {purpose}") from error
+    except Exception as error:
+        raise BadInput(f"{flag}: {_location(path, error)}: {_reason(error)}") from error
 
 
 def find_file(name: str) -> Path:
@@ -76,7 +92,7 @@ def find_file(name: str) -> Path:
     if not name:
         raise BadInput("--config: it is empty; name an experiment, such as cnn, or an experiment file")
     known = experiments()
-    if name in known and not _is_file(name):
+    if name in known and not is_file(name):
         return known[name]
     path = read_path(name, "--config")
     try:
@@ -89,10 +105,11 @@ def find_file(name: str) -> Path:
     raise BadInput(f"--config: {name!r} is {kind}{_similar(name, list(known))}")
 
 
-def _is_file(text: str) -> bool:
+def is_file(text: str) -> bool:
+    """Whether it names a file. False if it cannot be a path."""
     try:
         return Path(text).is_file()
-    except OSError:
+    except OSError:  # for example, the name is too long
         return False
 
 
@@ -101,7 +118,7 @@ def _similar(name: str, known: list[str]) -> str:
     stem = Path(name).stem.lower()
     if stem in known:
         return nearest(stem, known)
-    files = [file for file in map(str, Path(name).parent.glob("*.py")) if _is_file(file)]
+    files = [file for file in map(str, Path(name).parent.glob("*.py")) if is_file(file)]
     close = difflib.get_close_matches(name, [*known, *files])
     return nearest(name, close) if close else nearest(stem, known)
 
@@ -124,7 +141,7 @@ def _reason(error: Exception) -> str:
 
 
 def _location(path: Path, error: BaseException) -> str:
-    """The line of the experiment file that raised the error."""
+    """The line of the file that raised the error."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError) and error.filename == str(path):  # else in a module that it imports
         lines = [error.lineno]

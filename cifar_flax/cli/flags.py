@@ -1,6 +1,7 @@
 """The fields of a config as flags: `--config cnn:smoke --config.seed=1 --workdir runs/short`."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,15 @@ def boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError
     return text.lower() == "true"
+
+
+def of_config(argv: Sequence[str]) -> list[str]:
+    """The arguments that make the config: `--config` and its overrides, with their values."""
+    chosen = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if re.match(r"--config(\.\w+)?(=|$)", argument):
+            chosen += [argument] if "=" in argument else [argument, following]
+    return chosen
 
 
 PARSERS = {bool: boolean}  # for types that do not parse their own text
