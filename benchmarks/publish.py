@@ -11,37 +11,48 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, table
+from benchmarks import accuracy, control, scaling, search, streaming, sweeping, table, torture_distributed
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.reporting.figures import svg
 from cifar_flax.workdir.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-DOCS = ("results", "performance", "reliability", "own_images", "weights")
+DOCS = ("results", "performance", "reliability", "own_images", "weights", "scaling")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
-FINE_TUNING = RESULTS / "fine_tuning.json"
 
 
 def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]:
     """The generated sections of all pages, by the name in their marks."""
-    speed, airbench, startup, torture, exactness, decoding = (
-        json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("speed_cpu", "speed_airbench94_cpu", "startup_cpu", "torture", "exactness", "decoding")
-    )
+    speed = _record("speed_cpu")
+    keras = control.load()
+    ours = {name: accuracy.values_of(runs, "test_accuracy") for name, runs in all_runs.items()}
     return {
-        "accuracy": accuracy.summary(all_runs, reference),
+        "accuracy": accuracy.summary(all_runs, reference, keras),
         "accuracy in detail": accuracy.details(all_runs, reference),
+        "control": control.details(keras, ours, reference),
         "curves": accuracy.curve_images(all_runs),
+        "many runs": sweeping.details(_record("sweeping")),
         "speed": table.summary(speed),
         "speed in detail": table.details(speed),
-        "speed of airbench94": table.airbench(airbench),
-        "start-up": table.startup(startup),
-        "torture": table.torture(torture),
-        "rounding": table.exactness(exactness),
-        "decoding": table.decoding(decoding),
-        "fine_tuning": table.fine_tuning(json.loads(FINE_TUNING.read_text())),
+        "speed of airbench94": table.airbench(_record("speed_airbench94_cpu")),
+        "start-up": table.startup(_record("startup_cpu")),
+        "torture": table.torture(_record("torture")),
+        "rounding": table.exactness(_record("exactness")),
+        "decoding": table.decoding(_record("decoding")),
+        "streaming memory": streaming.memory(_record("streaming")),
+        "streaming cost": streaming.cost(_record("streaming")),
+        "search": search.details(search.load()),
+        "fine_tuning": table.fine_tuning(_record("fine_tuning")),
+        "scaling": scaling.measured(_record("scaling")),
+        "scaling on paper": scaling.paper(_record("scaling")),
+        "torture distributed": torture_distributed.summary(_record("torture_distributed")),
     }
+
+
+def _record(name: str) -> dict[str, Any]:
+    """The record of a benchmark."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def replace_sections(text: str, sections: dict[str, str]) -> str:
@@ -64,7 +75,7 @@ def published_files() -> dict[Path, str]:
     all_runs, reference = accuracy.load_runs(RESULTS), accuracy.load_reference(RESULTS)
     sections = tables(all_runs, reference)
     files = {ROOT / page: replace_sections((ROOT / page).read_text(), sections) for page in PAGES}
-    cards = {"cnn_finetuned": table.fine_tuning_card(json.loads(FINE_TUNING.read_text()))}
+    cards = {"cnn_finetuned": table.fine_tuning_card(_record("fine_tuning"))}
     for path in sorted((ROOT / "experiments").glob("*.py")):
         result = cards.get(path.stem) or accuracy.card_result(all_runs.get(path.stem, []))
         files[path] = replace_result(path.read_text(), result)

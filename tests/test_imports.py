@@ -10,15 +10,16 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up. A module imports from its own subpackage and from the layers below.
 LAYERS = (
     ("errors",),
-    ("ops",),
+    ("ops", "random_keys"),
     ("config", "interruption", "data", "models"),
     ("training",),
     ("workdir", "cli"),
     ("weights",),
-    ("resume", "inference"),
+    ("resume", "inference", "distributed"),
     ("reporting", "serving"),
     ("train",),
-    ("main", "sweep", "evaluate", "predict", "serve", "export", "import_keras", "report"),
+    ("tuning", "sweeping"),
+    ("main", "sweep", "evaluate", "predict", "serve", "export", "import_keras", "report", "tune"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 NEVER = {"training": {"workdir", "reporting", "os", "io", "pathlib", "shutil"}, "workdir": {"training", "models"}}

@@ -18,10 +18,10 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 
 HELP = """
 import contextlib, io, sys
-from cifar_flax import evaluate, export, import_keras, main, predict, report, serve, sweep
+from cifar_flax import evaluate, export, import_keras, main, predict, report, serve, sweep, tune
 from cifar_flax.workdir.environment import environment, find_devices
 
-for command in (main, sweep, evaluate, predict, serve, export, import_keras, report):
+for command in (main, sweep, tune, evaluate, predict, serve, export, import_keras, report):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
         command.main(["--help"])
     assert f"usage: python -m cifar_flax.{command.__name__.split('.')[1]} " in out.getvalue()

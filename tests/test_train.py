@@ -84,7 +84,7 @@ def test_run_json_is_complete(finished_run, tiny_config):
     assert record["train_seconds"] == pytest.approx(sum(line["epoch_seconds"] for line in lines))
     assert record["train_images_per_second"] == pytest.approx(128 / record["train_seconds"])
     stored = json.loads((finished_run / "config.json").read_text())
-    assert stored == {**tiny_config.to_dict(), "lowering": "patches"}
+    assert stored == {**tiny_config.to_dict(), "lowering": "patches", "stream": False}
 
 
 @pytest.mark.medium

@@ -55,7 +55,7 @@ def test_default_experiment_is_the_demo():
 def test_only_these_fields_have_no_default():
     config = base_config()
     unset = {field for field in config if config[field] is None}
-    assert unset == {"data_dir", "dropout", "image_size", "init_from", "label"}
+    assert unset == {"data_dir", "dropout", "image_size", "init_from", "label", "stream"}
     assert config.get_type("data_dir") is str
 
 

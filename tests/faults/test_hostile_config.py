@@ -51,16 +51,17 @@ def config_of(changes):
 
 def check(config):
     """A config that is not rejected has the types and ranges that all other code relies on."""
-    for field, default in base_config().items():
-        value = config[field]
+    defaults = base_config()
+    for field, default in defaults.items():
+        value, kind = config[field], defaults.get_type(field)
         if isinstance(default, float):
             assert isinstance(value, float | int), field
             assert math.isfinite(float(value)), field
-        elif field in ("data_dir", "init_from", "label"):
-            assert value is None or isinstance(value, str)
+        elif default is None:
+            assert value is None or type(value) is kind, field
         else:
             assert isinstance(value, type(default)), field
-        assert isinstance(value, bool) == isinstance(default, bool), field
+        assert isinstance(value, bool) == (kind is bool and value is not None), field
     assert all(config[field] in choices for field, choices in CHOICES.items())
     assert min(config.batch_size, config.eval_batch_size) >= 1
     assert config.num_validation >= 0
