@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, control, scaling, search, streaming, sweeping, table, torture_distributed
+from benchmarks import accuracy, control, scaling, search, streaming, sweeping, table
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.reporting.figures import svg
 from cifar_flax.workdir.atomic import write_text
@@ -46,7 +46,6 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "fine_tuning": table.fine_tuning(_record("fine_tuning")),
         "scaling": scaling.measured(_record("scaling")),
         "scaling on paper": scaling.paper(_record("scaling")),
-        "torture distributed": torture_distributed.summary(_record("torture_distributed")),
     }
 
 

@@ -102,6 +102,7 @@ def test_killed_process_ends_all_others_with_one_line(tmp_path, dataset, victim)
 def mismatches(other_data):
     return {
         "config": ({}, {1: ["--config.batch_size=8"]}, "config.batch_size: 16 in process 0 and 8 in process 1"),
+        "num_processes": ({}, {1: ["--num_processes=3"]}, "--num_processes: 2 in process 0 and 3 in process 1"),
         "devices": ({1: {"JAX_NUM_CPU_DEVICES": "2"}}, {}, "number of devices: 1 in process 0 and 2 in process 1"),
         "data": ({}, {1: [f"--config.dataset={other_data}"]}, "is not the same in process 0 and in process 1"),
         "no data": ({}, {1: ["--config.dataset=/no/such.npz"]}, "config.dataset: /no/such.npz does not exist"),

@@ -19,6 +19,7 @@ AGAIN = "interrupted at once; run the same commands again"
 HELLO_TIMEOUT = 10.0  # seconds for the first message of a connection
 BETTER_CAUSE_SECONDS = 1.0  # when one process is lost, JAX aborts others, which may be noticed first
 FAREWELL_SECONDS = 5.0
+LATE_SECONDS = 20.0  # in which processes that start late are told why the run was refused
 
 
 class Hub:
@@ -29,7 +30,9 @@ class Hub:
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._hellos: dict[int, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task] = set()
-        self._started = self._ended = False
+        self._started = False
+        self._message: dict[str, Any] | None = None  # how the run ends
+        self._num_told = 0  # processes that it was sent to
 
     async def start(self) -> None:
         """Raises BadInput if the port cannot be listened at."""
@@ -45,13 +48,13 @@ class Hub:
         """Waits until all processes have received how the run ends, and closes the connections."""
         for task in self._tasks:
             task.cancel()
+        is_refused = not self._started and self._message is not None and self._message["end"] == 2
+        num_expected = self._place.num_processes if is_refused else 0
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._farewell(), FAREWELL_SECONDS)
+            async with asyncio.timeout(LATE_SECONDS if is_refused else FAREWELL_SECONDS):
+                while self._writers or self._num_told < num_expected:
+                    await asyncio.sleep(0.01)
         self._server.close()
-
-    async def _farewell(self) -> None:
-        while self._writers:
-            await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Talks to one process until its connection ends."""
@@ -59,7 +62,9 @@ class Hub:
         try:
             hello = await receive(reader, HELLO_TIMEOUT)
             process = self._accept(hello, writer)
-            while process is not None:
+            while process is None:  # it is refused, and closes the connection when it has read why
+                await receive(reader, FAREWELL_SECONDS)
+            while True:
                 self._handle(process, await receive(reader, self._place.heartbeat))
         except Lost as error:
             if process is not None:
@@ -70,15 +75,21 @@ class Hub:
             writer.close()
 
     def _accept(self, hello: dict[str, Any], writer: asyncio.StreamWriter) -> int | None:
-        """The process that says hello; None if it does not belong to this run."""
+        """The process that says hello; None if it is refused.
+
+        Raises:
+            Lost: it does not belong to this run.
+        """
         process = hello.get("process_id")
         if not (isinstance(process, int) and isinstance(hello.get("description"), dict)):
-            return None  # some other program
-        if self._started or self._ended:
-            return None  # of the next attempt; it tries again
+            raise Lost("it is another program")
+        if self._started:
+            raise Lost("it belongs to the next attempt")  # it tries again
         if problem := self._problem_with(process, hello):
-            send(writer, {"end": 2, "line": f"error: {problem}"})
             self._end(2, f"error: {problem}")
+        if self._message:
+            send(writer, self._message)
+            self._num_told += 1
             return None
         self._writers[process], self._hellos[process] = writer, hello
         if len(self._writers) == self._place.num_processes:
@@ -129,9 +140,10 @@ class Hub:
 
     def _end(self, code: int, line: str | None, reporter: int | None = None) -> None:
         """Ends all processes with this exit code and line, unless they are ending already."""
-        if not self._ended:
-            self._ended = True
-            self._broadcast({"end": code, "line": line, "reporter": reporter})
+        if self._message is None:
+            self._message = {"end": code, "line": line, "reporter": reporter}
+            self._num_told = len(self._writers)
+            self._broadcast(self._message)
 
     def _broadcast(self, message: dict[str, Any]) -> None:
         for writer in self._writers.values():
