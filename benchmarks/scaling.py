@@ -6,7 +6,6 @@ results/scaling.json, which `make results` renders into docs/scaling.md.
 """
 
 import json
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import jax
 from benchmarks.machine import describe
 from benchmarks.roofline import OPTIMIZER_BYTES_PER_PARAMETER, training_step
 from benchmarks.table import TITLES, median, table
+from cifar_flax.distributed.hub import free_port
 from cifar_flax.training.conducting import gather
 from cifar_flax.workdir.atomic import write_text
 
@@ -62,12 +62,6 @@ CLUSTERS = {
     "512 GPUs of 64 hosts": Cluster(512, 50e12, 25e9, 10e-6),
 }
 BATCH_OF_DEVICE, BATCH_OF_RUN = 512, 4096  # images: weak scaling keeps the first, strong scaling the second
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def images_per_second(network: str, way: Way, folder: Path) -> float:

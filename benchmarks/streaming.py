@@ -174,11 +174,10 @@ def cost(record: dict[str, Any]) -> str:
         rows.append([table.TITLES[network], *speeds, *ratios])
     header = ["training images/s", "on the device", "streamed", "times as much time", "times as much CPU time"]
     machine, rounds = record["machine"], len(seconds["resident"])
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("python", "jax", "jaxlib"))
     return (
         f"{table.table(header, rows)}\n\n"
         f"CIFAR-10, medians of {rounds} alternating rounds of about {CHUNK_SECONDS:g} s, {record['date']}, "
-        f"{machine['processor']}, {machine['threads']} threads, {versions}."
+        f"{machine['processor']}, {machine['threads']} threads, {table.versions(machine)}."
     )
 
 

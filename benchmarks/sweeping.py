@@ -83,12 +83,11 @@ def details(record: dict[str, Any]) -> str:
             rows.append([title, name, f"{seconds:.0f}", f"{table.median(ratios):.2f}", f"{speed:,.0f}", difference])
     header = ["two seeds", "trained", "seconds in all", "times as fast", "training images/s", "difference of the loss"]
     machine, rounds = record["machine"], len(alone["seconds"])
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("python", "jax", "jaxlib"))
     return (
         f"{table.table(header, rows)}\n\n"
         f"Medians of {rounds} alternating rounds, {record['date']}, {machine['processor']}, {machine['threads']} "
-        f"threads, {versions}. The last column: the largest difference of a seed's training loss in the first epoch "
-        "from the one that it has in the first way."
+        f"threads, {table.versions(machine)}. The last column: the largest difference of a seed's training loss in the "
+        "first epoch from the one that it has in the first way."
     )
 
 

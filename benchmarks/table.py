@@ -38,6 +38,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     )
 
 
+def versions(machine: dict[str, Any]) -> str:
+    """The versions of Python and JAX."""
+    return ", ".join(f"{name} {machine['versions'][name]}" for name in ("python", "jax", "jaxlib"))
+
+
 def median(values: list[float]) -> float:
     return float(np.median(values))
 

@@ -2,19 +2,14 @@
 
 import json
 import os
-import socket
 import time
 from pathlib import Path
 
 from processes import start, train_command
 
+from cifar_flax.distributed.hub import free_port
+
 TIMEOUT = 240  # seconds; a process that takes longer hangs
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def place(process, num_processes, port, *arguments):

@@ -12,7 +12,6 @@ from distributed_runs import (
     assert_gone,
     devices,
     finish,
-    free_port,
     run_all,
     start_all,
     trainer_of,
@@ -20,6 +19,8 @@ from distributed_runs import (
 )
 from processes import run, start, train_command, write_dataset
 from run_records import assert_same_run, metrics_of, run_of
+
+from cifar_flax.distributed.hub import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="runs over several processes need Unix")
 

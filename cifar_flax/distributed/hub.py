@@ -111,7 +111,7 @@ class Hub:
         if problem := disagreement({process: hello["description"] for process, hello in sorted(self._hellos.items())}):
             self._end(2, f"error: {problem}")
             return
-        port = _free_port()
+        port = free_port()
         for process, writer in self._writers.items():
             send(writer, {"start": port, "address": self._address_of(process)})
 
@@ -167,8 +167,8 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.split("%")[0]).is_loopback
 
 
-def _free_port() -> int:
-    """A port at which JAX's service of process 0 can listen."""
+def free_port() -> int:
+    """A port of this machine at which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from cifar_flax.cli.commandline import OUTCOMES, describe, is_bug
 from cifar_flax.data import Dataset, load
+from cifar_flax.distributed.hub import AGAIN
 from cifar_flax.distributed.place import Place
 from cifar_flax.errors import BadInput
 from cifar_flax.interruption import interrupt, signals_to_defer
@@ -76,7 +77,7 @@ class Supervised:
         while True:
             number = self._receive().get("signal")
             if number and not interrupt(number):
-                self.end(128 + number, "interrupted at once; run the same commands again")
+                self.end(128 + number, AGAIN)
 
     def pass_signals_on(self) -> None:
         """Sends the signals that this process receives to the supervisor, also while a computation waits."""
