@@ -18,8 +18,8 @@ from cifar_flax.models.airbench import Whiten
 from cifar_flax.training.state import count_parameters
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-# All are float32. Adam reads gradient, parameter and both moments and writes the last three; SGD has one moment.
-OPTIMIZER_BYTES_PER_PARAMETER = {"adam": 28, "sgd": 20}
+# All are float32. Adam reads gradient, parameter and both moments and writes the last three; SGD and Muon have one.
+OPTIMIZER_BYTES_PER_PARAMETER = {"adam": 28, "sgd": 20, "muon": 20}
 
 
 class Work(NamedTuple):

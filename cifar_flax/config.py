@@ -32,7 +32,7 @@ def base_config() -> ConfigDict:
     config.num_validation = 5_000
 
     # Model.
-    # mlp, cnn, alexnet or airbench.
+    # mlp, cnn, alexnet, airbench or airbench_muon.
     config.model = "cnn"
     # dtype of the computation, float32 or bfloat16. Parameters are always float32.
     config.dtype = "float32"
@@ -66,12 +66,17 @@ def base_config() -> ConfigDict:
     config.max_translation = 4
 
     # Optimizer.
-    # adam or rmsprop (both with Keras' epsilon, 1e-7), or sgd with Nesterov momentum.
+    # adam or rmsprop (both with Keras' epsilon, 1e-7), sgd with Nesterov momentum, or muon, which trains the kernels of
+    # convolutions and leaves biases and dense kernels to sgd.
     config.optimizer = "adam"
-    # Momentum of sgd, in [0, 1).
+    # Momentum of sgd or muon, in [0, 1).
     config.momentum = 0.9
     # Peak learning rate.
     config.learning_rate = 1e-3
+    # Beside muon: momentum of sgd, in [0, 1), and its peak learning rates for biases and for dense kernels.
+    config.sgd_momentum = 0.9
+    config.bias_learning_rate = 0.1
+    config.dense_learning_rate = 0.1
     # Schedule of the learning rate after the warm-up: constant, cosine or linear.
     config.schedule = "constant"
     # Fraction of the steps over which the learning rate rises linearly, in [0, 1].
@@ -81,6 +86,7 @@ def base_config() -> ConfigDict:
     # Learning rate at the end of a cosine or linear schedule, as a multiple of the peak.
     config.end_scale = 0.0
     # Weight decay per step, times the learning rate: decoupled and for kernels only; for sgd, L2 on all parameters.
+    # Beside muon, it is times the learning rate's fraction of its peak, for biases and dense kernels only.
     config.weight_decay = 0.0
     # Learning rate of BatchNorm biases, as a multiple of the others'.
     config.norm_bias_scale = 1.0

@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cifar_flax.models.airbench import Airbench
+from cifar_flax.models.airbench import Airbench, AirbenchMuon
 from cifar_flax.models.alexnet import AlexNet
 from cifar_flax.models.cnn import CNN
 from cifar_flax.models.layers import Normalized
 from cifar_flax.models.mlp import MLP
 from cifar_flax.ops import LOWERINGS
 
-MODELS = {"mlp": MLP, "cnn": CNN, "alexnet": AlexNet, "airbench": Airbench}
+MODELS = {"mlp": MLP, "cnn": CNN, "alexnet": AlexNet, "airbench": Airbench, "airbench_muon": AirbenchMuon}
 
 
 def has_setting(name: str, setting: str) -> bool:

@@ -5,7 +5,7 @@ On 32x32x3 images and ten classes it has 1,971,640 parameters. The 288 of the wh
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -74,6 +74,12 @@ def dirac_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
     return kernel.at[..., :same].set(identity)
 
 
+def unit_deviation_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """PyTorch's default, divided by its standard deviation."""
+    kernel = FAN_IN_UNIFORM(key, shape, dtype)
+    return kernel / kernel.std(ddof=1)
+
+
 class Airbench(nn.Module):
     """Whitening; three groups of two 3x3 convolutions (64, 256, 256); max-pooling and a dense layer. GELU throughout.
 
@@ -85,6 +91,8 @@ class Airbench(nn.Module):
     lowering: Lowering = LIBRARY
 
     cpu_lowering = "winograd"  # almost all of the time goes into 3x3 convolutions
+    head_init: ClassVar[Callable[..., Array]] = staticmethod(FAN_IN_UNIFORM)
+    head_divisor = 9  # of the logits
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -110,5 +118,15 @@ class Airbench(nn.Module):
             x = gelu(norm(name=f"norm{second}")(x))
         x = self.lowering.max_pool(x, (3, 3), (3, 3))
         x = x.reshape(x.shape[0], -1)
-        x = nn.Dense(self.num_classes, use_bias=False, kernel_init=FAN_IN_UNIFORM, dtype=self.dtype, name="output")(x)
-        return x.astype(jnp.float32) / 9
+        x = nn.Dense(self.num_classes, use_bias=False, kernel_init=self.head_init, dtype=self.dtype, name="output")(x)
+        return x.astype(jnp.float32) / self.head_divisor
+
+
+class AirbenchMuon(Airbench):
+    """The same network with another head, for training with Muon.
+
+    Source: Jordan, 2024, github.com/KellerJordan/cifar10-airbench, airbench94_muon.py.
+    """
+
+    head_init = staticmethod(unit_deviation_init)
+    head_divisor = 256  # the number of inputs of the head on 32x32 images

@@ -59,6 +59,8 @@ def _check_ranges(config: ConfigDict) -> None:
         _require(0 < config[field] <= sys.float_info.max, config, field, "a finite number > 0")
     for field in (
         "learning_rate",
+        "bias_learning_rate",
+        "dense_learning_rate",
         "weight_decay",
         "start_scale",
         "end_scale",
@@ -67,7 +69,7 @@ def _check_ranges(config: ConfigDict) -> None:
         "frozen_epochs",
     ):
         _require(0 <= config[field] <= sys.float_info.max, config, field, "a finite number >= 0")
-    for field in ("label_smoothing", "dropout", "momentum", "average_decay", "test_share"):
+    for field in ("label_smoothing", "dropout", "momentum", "sgd_momentum", "average_decay", "test_share"):
         _require(0 <= (config[field] or 0) < 1, config, field, "a number in [0, 1)")
     _require(0 <= config.warmup <= 1, config, "warmup", "a number in [0, 1]")
     for field in ("num_validation", "max_translation", "average_every"):

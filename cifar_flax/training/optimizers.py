@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name, all from optax."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,11 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict], optax.GradientTransformation]] = {
     "adam": lambda _config: optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-7),
     "rmsprop": lambda _config: optax.scale_by_rms(decay=0.9, eps=1e-7),
     "sgd": lambda config: optax.trace(decay=config.momentum, nesterov=True),
+    # The author's momentum is a sum. That of scale_by_muon is a mean with bias correction, which differs at first.
+    "muon": lambda config: optax.chain(
+        optax.trace(decay=config.momentum, nesterov=True),
+        optax.contrib.scale_by_muon(ns_steps=3, beta=0.0, nesterov=False, weight_dimension_numbers=_as_matrices),
+    ),
 }
 
 # the learning rate from `peak` to `end` over `num_steps` steps, after the warm-up
@@ -24,12 +29,14 @@ SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
 }
 
 
-def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+def make_schedule(config: ConfigDict, num_steps: float, peak: float | None = None) -> optax.Schedule:
     """The learning rate by step: a linear warm-up, then `config.schedule`.
 
-    `start_scale` and `end_scale` are multiples of `learning_rate`; `warmup` is a fraction of the run's `num_steps`.
+    `start_scale` and `end_scale` are multiples of the peak, which is `learning_rate` unless it is given; `warmup` is a
+    fraction of `num_steps`, the length of the schedule.
     """
-    peak, warmup_steps = config.learning_rate, round(config.warmup * num_steps)
+    peak = config.learning_rate if peak is None else peak
+    warmup_steps = round(config.warmup * num_steps)
     end = config.end_scale * peak
     after = SCHEDULES[config.schedule](peak, end, max(1, num_steps - warmup_steps))
     if not warmup_steps:
@@ -43,7 +50,7 @@ def make_optimizer(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> 
 
     With adam and rmsprop the weight decay is decoupled from the gradient and applies to kernels only (AdamW:
     Loshchilov and Hutter, 2019). With sgd it is added to the gradient of all parameters, as in PyTorch. Either way it
-    is multiplied by the learning rate.
+    is multiplied by the learning rate. muon trains the kernels of convolutions, without decay, and sgd the rest.
 
     The biases of layers named `norm*` take `config.norm_bias_scale` times the step; their decay is not scaled (Jordan,
     2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.4). The bias of a whitening layer is trained for
@@ -56,6 +63,8 @@ def make_optimizer(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> 
     norms = _scale(config.norm_bias_scale, _is_norm_bias)
     if config.optimizer == "sgd":
         parts = [norms, _decay(config.weight_decay, _is_any), OPTIMIZERS["sgd"](config), schedule]
+    elif config.optimizer == "muon":
+        parts = [norms, _muon_and_sgd(config, num_steps, config.whitening_epochs * steps_per_epoch)]
     else:
         parts = [OPTIMIZERS[config.optimizer](config), norms, _decay(config.weight_decay, _is_kernel), schedule]
     if config.whitening_epochs:
@@ -65,6 +74,48 @@ def make_optimizer(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> 
     if config.frozen_epochs:
         parts.append(_freeze(config.frozen_epochs * steps_per_epoch))
     return optax.chain(*parts)
+
+
+def _muon_and_sgd(config: ConfigDict, num_steps: int, whitening_steps: float) -> optax.GradientTransformation:
+    """Muon for the kernels of convolutions, sgd for biases and dense kernels, each with a learning rate of its own.
+
+    The learning rate of a whitening layer's bias has its schedule within the steps in which that is trained. The
+    recipe is that of Jordan, 2024, github.com/KellerJordan/cifar10-airbench, airbench94_muon.py.
+    """
+
+    def sgd(peak: float, num_steps: float = num_steps) -> optax.GradientTransformation:
+        schedule = optax.scale_by_learning_rate(make_schedule(config, num_steps, peak=1.0))
+        decay = _decay(config.weight_decay, _is_any)
+        return optax.chain(optax.scale(peak), decay, optax.trace(config.sgd_momentum, nesterov=True), schedule)
+
+    muon = optax.scale_by_learning_rate(make_schedule(config, num_steps))
+    groups = {
+        "convolution": optax.chain(OPTIMIZERS["muon"](config), muon, optax.stateless(_scale_kernels)),
+        "dense": sgd(config.dense_learning_rate),
+        "whitening": sgd(config.bias_learning_rate, whitening_steps or num_steps),
+        "bias": sgd(config.bias_learning_rate),
+    }
+
+    def group_of(path: tuple[Any, ...], array: jax.Array) -> str:
+        if array.ndim > 1:
+            return "convolution" if array.ndim > 2 else "dense"
+        return "whitening" if _is_whitening_bias(_names(path), array) else "bias"
+
+    return optax.partition(groups, lambda params: jax.tree_util.tree_map_with_path(group_of, params))
+
+
+def _as_matrices(kernels: optax.Params) -> optax.Params:
+    """For each kernel [h, w, I, O], the axes of the matrix [h w I, O] that Muon makes orthogonal."""
+    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), kernels)
+
+
+def _scale_kernels(updates: optax.Updates, kernels: optax.Params) -> optax.Updates:
+    """Adds to each update what first scales its kernel [h, w, I, O] to a Frobenius norm of sqrt(O)."""
+
+    def add_scaling(update: jax.Array, kernel: jax.Array) -> jax.Array:
+        return update + (kernel.shape[-1] ** 0.5 / jnp.linalg.norm(kernel.reshape(-1)) - 1) * kernel
+
+    return jax.tree.map(add_scaling, updates, kernels)
 
 
 class Freeze(NamedTuple):
@@ -142,11 +193,13 @@ def _where(which: Which) -> Callable[[optax.Params], optax.Params]:
     """A mask for optax: the parameters for which `which` is true."""
 
     def mask(params: optax.Params) -> optax.Params:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, array: which(tuple(str(entry.key) for entry in path), array), params
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, array: which(_names(path), array), params)
 
     return mask
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(entry.key) for entry in path)
 
 
 def _is_any(_path: tuple[str, ...], _array: jax.Array) -> bool:

@@ -31,6 +31,7 @@ PARAMETER_COUNTS = {
     "cnn_tuned": (528_054, 2 * 3),  # mean and variance of each color
     "alexnet": (21_591_114, 1_216),
     "airbench94": (1_971_640 - 288, 288 + 2_304 + 2 * 3),  # the fixed kernel, BatchNorm, and the inputs
+    "airbench94_muon": (1_971_640 - 288, 288 + 2_304 + 2 * 3),
     "alexnet_tuned": (21_591_114, 1_216 + 2 * 3),
 }
 
@@ -40,6 +41,7 @@ LAYERS = {
     "alexnet": {"conv1", "norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "norm5", "fc1", "fc2", "output"},
     "airbench": {"whiten", *(f"{layer}{i}" for layer in ("conv", "norm") for i in range(1, 7)), "output"},
 }
+LAYERS["airbench_muon"] = LAYERS["airbench"]
 
 
 @functools.cache
@@ -223,6 +225,14 @@ def test_airbench_has_the_parameter_count_of_the_paper():
     variables = init("airbench")[1]
     assert variables["batch_stats"]["whiten"]["kernel"].shape == (2, 2, 3, 24)
     assert count_parameters(variables["params"]) + 288 == 1_971_640
+
+
+@pytest.mark.medium
+def test_the_head_for_muon_has_kernels_of_deviation_1_and_divides_by_its_inputs():
+    (model, variables), (plain, _) = init("airbench_muon"), init("airbench")
+    assert np.std(variables["params"]["output"]["kernel"], ddof=1) == pytest.approx(1, rel=1e-5)
+    logits, nine = (network.apply(variables, random_images(2), train=False) for network in (model, plain))
+    np.testing.assert_allclose(logits * 256, nine * 9, rtol=1e-5)
 
 
 def test_whitened_patches_are_uncorrelated_and_of_unit_variance():

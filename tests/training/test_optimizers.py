@@ -1,5 +1,6 @@
 """Optimizers and schedules, against optax and values computed by hand."""
 
+import copy
 import re
 from functools import partial
 from pathlib import Path
@@ -215,3 +216,50 @@ def test_airbench94_has_the_hyperparameters_of_the_paper():
     assert config.learning_rate * config.weight_decay == pytest.approx(decay)
     rates = [float(make_schedule(config, 476)(n)) / config.learning_rate for n in (0, 109, 476)]
     np.testing.assert_allclose(rates, [0.2, 1, 0.07], rtol=1e-6)
+
+
+def test_muon_takes_the_steps_of_its_author():
+    """airbench94_muon.py of github.com/KellerJordan/cifar10-airbench, in float64. Its gradients are of sums."""
+    config = load_experiment(str(Path(__file__).parents[2] / "experiments" / "airbench94_muon.py"))
+    num_steps, steps_per_epoch = 8, 1
+    transformation = make_optimizer(config, num_steps, steps_per_epoch)
+    draw = np.random.default_rng(0).normal
+    names = {
+        "conv1": {"kernel": (3, 3, 2, 4)},
+        "conv2": {"kernel": (1, 1, 6, 4)},
+        "norm1": {"bias": (4,)},
+        "whiten": {"bias": (3,)},
+        "output": {"kernel": (4, 5)},
+    }
+    params = {layer: {name: draw(size=shape) for name, shape in arrays.items()} for layer, arrays in names.items()}
+    expected, momenta = copy.deepcopy(params), {}
+    state = transformation.init(params)
+    update = jax.jit(partial(update_in_one_pass, transformation))
+    for step in range(num_steps):
+        grads = jax.tree.map(lambda array: 1e-3 * draw(size=array.shape), params)
+        params, state = update(grads, state, params)
+        for layer, arrays in expected.items():
+            for name, array in arrays.items():
+                length = 3 if layer == "whiten" else num_steps
+                if step < length:
+                    authors_step(layer, array, grads[layer][name] * 2000, momenta, 1 - step / length)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4), params, expected)
+
+
+def authors_step(layer: str, array: np.ndarray, gradient: np.ndarray, momenta: dict, fraction: float) -> None:
+    """Changes the array in place."""
+    is_kernel = array.ndim == 4
+    rate = {"conv": 0.24, "outp": 0.67}.get(layer[:4], 0.053)
+    momentum = 0.6 if is_kernel else 0.85
+    gradient = gradient if is_kernel else gradient + 2e-6 * 2000 / rate * array
+    momenta[layer] = momentum * momenta.get(layer, 0) + gradient
+    update = gradient + momentum * momenta[layer]
+    if is_kernel:
+        array *= (array.shape[-1] / (array**2).sum()) ** 0.5
+        matrix = update.reshape(-1, update.shape[-1]).T  # outputs by inputs, as in PyTorch
+        matrix = matrix / np.linalg.norm(matrix)
+        for _ in range(3):
+            square = matrix @ matrix.T
+            matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
+        update = matrix.T.reshape(array.shape)
+    array -= rate * fraction * update
