@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,9 +12,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 
 from benchmarks import control, roofline
 from benchmarks.contestants import AIRBENCH
+from benchmarks.intervals import CONFIDENCE, mean_with_interval
 from benchmarks.table import median, table
 from cifar_flax.errors import BadInput
 from cifar_flax.reporting.figures import STYLE, TRAINING, VALIDATION
@@ -21,6 +25,7 @@ from cifar_flax.workdir.epochs import validated
 from cifar_flax.workdir.records import Records
 
 RECORD_FILES = ("config.json", "run.json", "metrics.jsonl")
+MUON, GOAL = "airbench94_muon", 0.939  # the goal is for the mean with test-time augmentation
 REFERENCE_EXPERIMENTS = ("mlp", "cnn", "cnn_augmented", "alexnet")  # listed first, in this order
 
 Runs = dict[str, list[Records]]  # the runs of each experiment, sorted by seed
@@ -79,13 +84,9 @@ def card_result(runs: list[Records]) -> str:
     return f"{plain}{f', {tta} with test-time augmentation' if tta else ''}, {seeds_of(runs)} (docs/results.md)"
 
 
-def tta_accuracy(runs: list[Records]) -> str:
+def tta_accuracy(runs: list[Records], show: Callable[[list[float]], str] = mean_std_percent) -> str:
     """Test accuracy with test-time augmentation; empty if the experiment does not use it."""
-    return (
-        mean_std_percent(values_of(runs, "tta_test_accuracy"))
-        if all("tta_test_accuracy" in r.run for r in runs)
-        else ""
-    )
+    return show(values_of(runs, "tta_test_accuracy")) if all("tta_test_accuracy" in r.run for r in runs) else ""
 
 
 def petaflop(records: Records) -> float:
@@ -102,12 +103,12 @@ def summary(all_runs: Runs, reference: dict[str, Any], keras: control.Control) -
     """One table of the reference's experiments, with the reference and Keras, and one of all other experiments."""
     ours, others = [], []
     for name, runs in all_runs.items():
-        accuracy = mean_std_percent(values_of(runs, "test_accuracy"))
+        accuracy = mean_with_interval(values_of(runs, "test_accuracy"))
         row = [f"`{name}`", accuracy, f"{len(runs)}", f"{petaflop(runs[0]):.2f}"]
         if name in reference:
             ours.append([*row, f"{100 * reference[name]['test_accuracy']:.2f} %", control.cell(keras.get(name, []))])
         else:
-            others.append([*row, tta_accuracy(runs)])
+            others.append([*row, tta_accuracy(runs, mean_with_interval)])
     header = ["experiment", "test accuracy", "seeds", "PFLOP"]
     parts = [table([*header, "reference (one run)", "its recipe in Keras today (seeds)"], ours)]
     if others:
@@ -127,6 +128,22 @@ def headline(all_runs: Runs) -> list[str]:
     ]
 
 
+def muon(all_runs: Runs) -> str:
+    """What the seeds of airbench94_muon say about its mean, as sentences."""
+    runs = all_runs.get(MUON, [])
+    if len(runs) < 2:
+        return "Fewer than two runs have ended yet."
+    plain, tta = values_of(runs, "test_accuracy"), values_of(runs, "tta_test_accuracy")
+    above = stats.ttest_1samp(tta, GOAL, alternative="greater").pvalue
+    minutes = [records.run["train_seconds"] / 60 for records in runs]
+    return (
+        f"`{MUON}`, {seeds_of(runs)}: {mean_with_interval(tta, bold=True)} with test-time augmentation, "
+        f"{mean_with_interval(plain)} without. If the mean with it were below {100 * GOAL:.1f} %, a mean as high as "
+        f"this would be seen with a probability of at most {above:.2g} (one-sided t-test). Training takes "
+        f"{median(minutes):.0f} minutes ({min(minutes):.0f} to {max(minutes):.0f})."
+    )
+
+
 def conditions(all_runs: Runs) -> str:
     flat = [records.run for runs in all_runs.values() for records in runs]
     machines = sorted({f"{run['processor']} ({run['platform']}, CPUs: {run['num_cpus']})" for run in flat})
@@ -134,8 +151,9 @@ def conditions(all_runs: Runs) -> str:
     no_validation = [f"`{name}`" for name, runs in all_runs.items() if None in values_of(runs, "best_validation_loss")]
     exceptions = f" ({', '.join(no_validation)}: all 50,000 training images, last step)" if no_validation else ""
     return (
-        "Mean and standard deviation over the seeds. Each run tests the epoch with the lowest validation loss once, on "
-        f"the 10,000 test images{exceptions}. PFLOP: training compute, counted from the shapes. Hardware: "
+        f"Mean and standard deviation over the seeds, with the mean's {100 * CONFIDENCE:.0f} % confidence interval "
+        "(Student's t) in brackets. Each run tests the epoch with the lowest validation loss once, on the 10,000 test "
+        f"images{exceptions}. PFLOP: training compute, counted from the shapes. Hardware: "
         f"{'; '.join(machines)}. Software: {'; '.join(versions)}."
     )
 
@@ -159,10 +177,9 @@ def details(all_runs: Runs, reference: dict[str, Any]) -> str:
                 ]
             )
         compared = f", reference {100 * reference[name]['test_accuracy']:.2f} %" if name in reference else ""
-        test = f"**{mean_std_percent(values_of(runs, 'test_accuracy'))}**{compared}"
-        validation = mean_std_percent(values_of(runs, "best_validation_accuracy"))
-        tta = tta_accuracy(runs)
-        means = [validation, test, f"**{tta}**" if tta else ""]
+        bold = partial(mean_with_interval, bold=True)
+        test = f"{bold(values_of(runs, 'test_accuracy'))}{compared}"
+        means = [mean_with_interval(values_of(runs, "best_validation_accuracy")), test, tta_accuracy(runs, bold)]
         rows.append([f"**`{name}`**", f"all {len(runs)}", "", *means, *seconds(runs), ""])
     header = ["experiment", "seed", "best epoch", "validation accuracy", "test accuracy", "with TTA"]
     return table([*header, "training, s", "with compilation, s", "commit"], rows)

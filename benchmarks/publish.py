@@ -32,6 +32,7 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "accuracy in detail": accuracy.details(all_runs, reference),
         "control": control.details(keras, ours, reference),
         "curves": accuracy.curve_images(all_runs),
+        "muon": accuracy.muon(all_runs),
         "many runs": sweeping.details(_record("sweeping")),
         "speed": table.summary(speed),
         "speed in detail": table.details(speed),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contestants import AIRBENCH, FLUSHED, OURS, PEERS, USUAL_LOOP
+from benchmarks.intervals import mean_with_interval
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent
 
 TITLES = {"mlp": "MLP", "cnn": "CNN", "alexnet": "AlexNet", AIRBENCH: AIRBENCH}
@@ -212,14 +213,15 @@ def fine_tuning(record: dict[str, Any]) -> str:
         source = f"`{start['source']}:demo`" if start["source"] else "random weights"
         accuracies = start["test_accuracy"]
         seeds = ", ".join(f"{100 * accuracy:.1f}" for accuracy in accuracies)
-        rows.append([source, start["title"], f"**{mean_std_percent(accuracies)}**", seeds])
+        rows.append([source, start["title"], mean_with_interval(accuracies, bold=True), seeds])
     machine, num_images, names = record["machine"], record["num_images"], record["class_names"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("python", "jax", "flax"))
     reached = " and ".join(f"`{name}:demo` {100 * accuracy:.1f} %" for name, accuracy in sources.items())
     return (
         f"{table(['start from', 'trained', 'test accuracy', 'of each seed, %'], rows)}\n\n"
         f"{len(names)} classes ({', '.join(names)}), {num_images['train']} training and {num_images['test']} test "
-        f"pictures each, drawn anew for each of the {describe_seeds(record['seeds'])}. On their own test images, "
+        f"pictures each, drawn anew for each of the {describe_seeds(record['seeds'])}. Brackets hold the mean's 95 % "
+        f"confidence interval. On their own test images, "
         f"{reached}. {record['date']}, {machine['processor']}, {machine['threads']} threads, {versions}."
     )
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import control, keras_control
+from benchmarks import control, intervals, keras_control
 from cifar_flax.data import Dataset, Split
 from cifar_flax.errors import BadInput
 from cifar_flax.workdir.checksums import add_checksum
@@ -30,9 +30,9 @@ def write_records(folder, accuracies):
 
 
 def test_interval_and_p_value_are_those_of_students_t():
-    low, high = control.prediction_interval([1.0, 2.0, 3.0])
+    low, high = intervals.prediction_interval([1.0, 2.0, 3.0])
     np.testing.assert_allclose([low, high], [2 - 4.302653 * np.sqrt(4 / 3), 2 + 4.302653 * np.sqrt(4 / 3)], rtol=1e-6)
-    assert control.p_value(high, [1.0, 2.0, 3.0]) == pytest.approx(0.05)
+    assert intervals.p_value(high, [1.0, 2.0, 3.0]) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_interval_and_p_value_are_those_of_students_t():
 def test_conclusion_is_drawn_when_all_seeds_are_there(tmp_path, accuracies, verdict):
     write_records(tmp_path, accuracies[:4])
     text = control.details(control.load(tmp_path), {"cnn": [0.7, 0.71]}, REFERENCE)
-    assert "(4) | 70.50 ± 0.71 % (2) |" in text
+    assert "(4) | 70.50 ± 0.71 % [64.15, 76.85] (2) |" in text
     assert "| `cnn` | 3 | 2 of 3 |" in text  # of two equal losses the first
     assert "interval" not in text
     write_records(tmp_path, accuracies)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy, publish
+from benchmarks.intervals import mean_with_interval
 from cifar_flax import train
 from cifar_flax.cli.experiment import load_experiment
 from cifar_flax.errors import BadInput
@@ -41,7 +42,15 @@ def test_readme_has_mean_and_standard_deviation_of_the_records():
         accuracies = [json.loads((records.workdir / "run.json").read_text())["test_accuracy"] for records in runs]
         mean = f"{100 * statistics.fmean(accuracies):.2f}"
         deviation = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-        assert f"| `{name}` | {mean}{deviation} % | {len(accuracies)} |" in readme
+        assert re.search(rf"\| `{name}` \| {mean}{deviation} %( \[.*\])? \| {len(accuracies)} \|", readme)
+
+
+def test_a_mean_has_the_interval_of_students_t():
+    """The half width is t(0.975, 2 degrees of freedom) = 4.303 times the deviation, 0.01, over sqrt(3)."""
+    assert mean_with_interval([0.70, 0.71, 0.72]) == "71.00 ± 1.00 % [68.52, 73.48]"
+    assert mean_with_interval([0.70, 0.71, 0.72], bold=True) == "**71.00 ± 1.00 %** [68.52, 73.48]"
+    assert mean_with_interval([0.7]) == "70.00 %"
+    assert mean_with_interval([0.7, None]) == "none"
 
 
 @pytest.mark.parametrize("records", RECORDS, ids=lambda records: "-".join(records.workdir.parts[-2:]))
