@@ -25,9 +25,9 @@ from cifar_flax.data.remarks import remarks
 from cifar_flax.errors import BadInput, printable, warn
 from cifar_flax.reporting import console
 from cifar_flax.resume import Position, SavedPositions
-from cifar_flax.training.checks import check_config, check_image_size, check_sizes
+from cifar_flax.training.checks import check_config
 from cifar_flax.training.evaluation import evaluate_split
-from cifar_flax.training.job import Job, abstract_state, make_job, resolve_config
+from cifar_flax.training.job import Job, abstract_state, make_job_for, resolve_config
 from cifar_flax.training.memory import batch_fits
 from cifar_flax.training.sharding import replicated
 from cifar_flax.training.state import TrainState, count_parameters
@@ -72,9 +72,7 @@ def _import(
 ) -> None:
     """Imports into a workdir that is locked. Arrays that are refused change nothing there."""
     dataset = load(config)
-    check_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
-    job = make_job(config, len(dataset.train), dataset.num_classes, devices)
-    check_image_size(config, job.model, dataset.image_shape)
+    job = make_job_for(config, dataset, devices)
     refuse_other_shapes(arrays, job, dataset, f"FILE: {source['file']}")
     for remark in remarks(dataset):
         warn(remark)

@@ -26,9 +26,9 @@ from cifar_flax.reporting import console
 from cifar_flax.reporting.profile import profile_steps
 from cifar_flax.reporting.run_log import RunLog
 from cifar_flax.resume import Position, SavedPositions
-from cifar_flax.training.checks import check_config, check_image_size, check_sizes
+from cifar_flax.training.checks import check_config
 from cifar_flax.training.evaluation import evaluate_split
-from cifar_flax.training.job import Job, make_job, resolve_config, zero_metrics
+from cifar_flax.training.job import Job, make_job_for, resolve_config, zero_metrics
 from cifar_flax.training.memory import batch_fits, too_large
 from cifar_flax.training.programs import Programs, evaluate_test, make_programs
 from cifar_flax.training.steps import what_diverged
@@ -107,9 +107,7 @@ def is_done(records: Records, config: ConfigDict) -> bool:
 def train(config: ConfigDict, records: Records, devices: list[jax.Device], profile: bool, parts: Parts) -> None:
     """Trains and tests in a workdir that is locked. A run that is refused changes nothing there."""
     dataset = load(config)
-    check_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
-    job = make_job(config, len(dataset.train), dataset.num_classes, devices)
-    check_image_size(config, job.model, dataset.image_shape)
+    job = make_job_for(config, dataset, devices)
     config.stream = too_large(dataset, job.mesh.local_devices) if config.stream is None else config.stream
     data = identity.describe_data(dataset)
     if records.saved:

@@ -26,9 +26,8 @@ from cifar_flax.distributed.hub import AGAIN
 from cifar_flax.distributed.place import Place
 from cifar_flax.errors import BadInput
 from cifar_flax.interruption import interrupt, signals_to_defer
-from cifar_flax.training.checks import check_image_size, check_sizes
 from cifar_flax.training.conducting import follow, gather
-from cifar_flax.training.job import abstract_state, make_job, resolve_config
+from cifar_flax.training.job import abstract_state, make_job_for, resolve_config
 from cifar_flax.training.memory import too_large
 from cifar_flax.training.programs import make_programs
 from cifar_flax.workdir.environment import find_devices
@@ -208,8 +207,6 @@ def follow_process_0(config: ConfigDict, dataset: Dataset) -> NoReturn:
     """
     devices = find_devices()
     config = resolve_config(with_absolute_paths(config), devices)
-    check_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
-    job = make_job(config, len(dataset.train), dataset.num_classes, devices)
-    check_image_size(config, job.model, dataset.image_shape)
+    job = make_job_for(config, dataset, devices)
     state, metrics = abstract_state(job, dataset.image_shape)
     follow(make_programs(job, state, metrics, dataset, config), job, state, metrics)

@@ -12,10 +12,11 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cifar_flax.data import num_validation_of
+from cifar_flax.data import Dataset, num_validation_of
 from cifar_flax.models import make_model, resolve_lowering
 from cifar_flax.training.augment import AUGMENTATIONS, Augmentation
 from cifar_flax.training.averaging import Averaging, make_averaging
+from cifar_flax.training.checks import check_image_size, check_sizes
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.optimizers import make_optimizer, make_schedule
 from cifar_flax.training.sharding import data_mesh, replicated
@@ -87,6 +88,14 @@ def make_job(config: ConfigDict, num_train: int, num_classes: int, devices: list
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
     )
+
+
+def make_job_for(config: ConfigDict, dataset: Dataset, devices: list[jax.Device]) -> Job:
+    """The job of a resolved config on a dataset. Raises BadInput if the config does not fit the images or devices."""
+    check_sizes(config, len(dataset.train), dataset.image_shape, len(devices))
+    job = make_job(config, len(dataset.train), dataset.num_classes, devices)
+    check_image_size(config, job.model, dataset.image_shape)
+    return job
 
 
 def init_state(job: Job, rng: Array, images: Array, statistics: dict[str, Array] | None = None) -> TrainState:
