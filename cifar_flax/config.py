@@ -54,6 +54,8 @@ def base_config() -> ConfigDict:
     # Length, batches and augmentation.
     # Passes over the training images; may be fractional.
     config.num_epochs = 20.0
+    # Epochs in a row without a lower validation loss after which the run ends early. 0: it never does.
+    config.patience = 0
     # Images per training step, over all devices. Each epoch drops its last partial batch.
     config.batch_size = 32
     # Images per evaluation step, over all devices.

@@ -35,6 +35,7 @@ from cifar_flax.training.steps import what_diverged
 from cifar_flax.weights.start import refuse_replaced
 from cifar_flax.workdir import identity
 from cifar_flax.workdir.environment import environment, find_devices
+from cifar_flax.workdir.epochs import stops_early
 from cifar_flax.workdir.lock import lock_workdir
 from cifar_flax.workdir.records import Records
 
@@ -130,7 +131,7 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device], profi
         log.compiled(programs, position)
         if profile:
             profile_steps(job, programs, position, records.workdir / "profile")
-        while len(position.epochs) < job.num_epochs:
+        while len(position.epochs) < job.num_epochs and not stops_early(position.epochs, config.patience):
             position = train_epoch(job, programs, position, saved, log, interruption)
             saved.save(position)  # before the validation, which may not fit into memory
             position = finish_epoch(job, programs, position)
@@ -139,7 +140,7 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device], profi
             interruption.raise_if_received()
         test, predicted = evaluate_test(programs, saved.state_to_test(position))
         log.end(position, test, predicted)
-        records.finish(**test)
+        records.finish(**test, stopped_early=len(position.epochs) < job.num_epochs)
 
 
 def train_epoch(

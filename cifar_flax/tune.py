@@ -41,6 +41,8 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, argparse.Namespace]:
     check_config(config)
     if not config.num_validation:
         raise BadInput("config.num_validation: 0 is not valid; use 1 or more, because trials are compared on them")
+    if config.patience:
+        raise BadInput(f"config.patience: {config.patience} is not valid; use 0, because the search ends poor trials")
     if not 1 <= arguments.trials <= MAX_TRIALS:
         raise BadInput(f"--trials: {arguments.trials} is not valid; use a number from 1 to {MAX_TRIALS:,}")
     if arguments.workdir is None:

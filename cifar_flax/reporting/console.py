@@ -89,7 +89,7 @@ def model_table(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
         table.add_row(layer, " x ".join(map(str, shape)), *(f"{count:,}" if count else "" for count in counts))
     table.add_section()
     table.add_row("total", "", f"{count_parameters(params):,}", f"{count_parameters(batch_stats):,}")
-    return _text(table)
+    return as_text(table)
 
 
 def seeds_table(runs: list[dict[str, Any]]) -> str:
@@ -104,10 +104,11 @@ def seeds_table(runs: list[dict[str, Any]]) -> str:
         accuracies = (percent(run[field]) for field in columns.values())
         table.add_row(f"{run['seed']}", f"{run['best_epoch']}", *accuracies, f"{run['train_seconds']:,.0f} s")
     means = ", ".join(f"{title} {mean_std_percent([run[field] for run in runs])}" for title, field in columns.items())
-    return f"{_text(table)}\n\n{runs[0]['experiment']}, {describe_seeds([run['seed'] for run in runs])}: {means}"
+    return f"{as_text(table)}\n\n{runs[0]['experiment']}, {describe_seeds([run['seed'] for run in runs])}: {means}"
 
 
-def _text(table: rich.table.Table) -> str:
+def as_text(table: rich.table.Table) -> str:
+    """The table in lines of at most 80 characters, without trailing spaces."""
     screen = rich.console.Console(width=80, force_terminal=False, color_system=None)
     with screen.capture() as text:
         screen.print(table)
@@ -216,7 +217,8 @@ def result(run: dict[str, Any], workdir: Path) -> None:
     if has_validation:
         epoch = "as imported" if is_imported else f"best epoch {run['best_epoch']}"
         loss, accuracy = run["best_validation_loss"], run["best_validation_accuracy"]
-        say(f"{epoch}: validation loss {loss:.4f}, accuracy {accuracy:.2%}")
+        early = "; stopped early, because it did not fall further" if run.get("stopped_early") else ""
+        say(f"{epoch}: validation loss {loss:.4f}, accuracy {accuracy:.2%}{early}")
     trained = "best epoch" if has_validation else "last epoch; there are no validation images"
     tested = "as imported" if is_imported else trained
     say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), {tested}")

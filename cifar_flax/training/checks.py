@@ -72,11 +72,12 @@ def _check_ranges(config: ConfigDict) -> None:
     for field in ("label_smoothing", "dropout", "momentum", "sgd_momentum", "average_decay", "test_share"):
         _require(0 <= (config[field] or 0) < 1, config, field, "a number in [0, 1)")
     _require(0 <= config.warmup <= 1, config, "warmup", "a number in [0, 1]")
-    for field in ("num_validation", "max_translation", "average_every"):
+    for field in ("num_validation", "max_translation", "average_every", "patience"):
         _require(config[field] >= 0, config, field, "an integer >= 0")
     _require(
         config.image_size is None or 1 <= config.image_size <= 1024, config, "image_size", "an integer from 1 to 1024"
     )
+    _require(not config.patience or config.num_validation > 0, config, "patience", "0 without validation images")
     _require(not config.frozen_epochs or config.init_from is not None, config, "frozen_epochs", "0 without init_from")
     _require(0 <= config.seed < 2**32, config, "seed", "an integer from 0 to 4294967295")
 

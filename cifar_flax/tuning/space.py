@@ -16,7 +16,7 @@ from cifar_flax.errors import BadInput, nearest
 from cifar_flax.training.checks import TYPE_NAMES, check_config
 
 # Trials with other values of these fields could not be compared, or would be better by chance alone.
-NOT_TUNED = ("experiment", "dataset", "data_dir", "label", "test_share", "num_validation", "seed")
+NOT_TUNED = ("experiment", "dataset", "data_dir", "label", "test_share", "num_validation", "patience", "seed")
 NUM_SAMPLES = 20  # of the space, drawn before the search begins, so that mistakes show at once
 
 

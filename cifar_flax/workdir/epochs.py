@@ -18,3 +18,8 @@ def best_of(epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Without validation images nothing can be chosen fairly, so the network is tested as the run leaves it.
     """
     return min(epochs, key=lambda line: line["validation_loss"]) if validated(epochs) else epochs[-1]
+
+
+def stops_early(epochs: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` of these epochs all had no lower validation loss than those before; never for 0."""
+    return 0 < patience < len(epochs) and len(epochs) - best_of(epochs)["epoch"] >= patience
