@@ -11,14 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, control, scaling, search, streaming, sweeping, table
+from benchmarks import (
+    accuracy,
+    control,
+    robustness_tables,
+    scaling,
+    search,
+    streaming,
+    sweeping,
+    table,
+    torture_distributed,
+)
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.reporting.figures import svg
 from cifar_flax.workdir.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-DOCS = ("results", "performance", "reliability", "own_images", "weights", "scaling")
+DOCS = ("results", "performance", "reliability", "own_images", "weights", "scaling", "robustness")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 
 
@@ -39,6 +49,7 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "speed of airbench94": table.airbench(_record("speed_airbench94_cpu")),
         "start-up": table.startup(_record("startup_cpu")),
         "torture": table.torture(_record("torture")),
+        "torture distributed": torture_distributed.summary(_record("torture_distributed")),
         "rounding": table.exactness(_record("exactness")),
         "decoding": table.decoding(_record("decoding")),
         "streaming memory": streaming.memory(_record("streaming")),
@@ -47,6 +58,7 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "fine_tuning": table.fine_tuning(_record("fine_tuning")),
         "scaling": scaling.measured(_record("scaling")),
         "scaling on paper": scaling.paper(_record("scaling")),
+        **robustness_tables.sections(robustness_tables.load()),
     }
 
 
@@ -81,6 +93,8 @@ def published_files() -> dict[Path, str]:
         files[path] = replace_result(path.read_text(), result)
     for name, runs in all_runs.items():
         files[ROOT / "docs" / f"curves_{name}.svg"] = svg(accuracy.curves(runs, reference.get(name)))
+    if records := robustness_tables.load():
+        files[ROOT / "docs/robustness.svg"] = svg(robustness_tables.figure(records))
     return files
 
 

@@ -157,12 +157,12 @@ def summary(record: dict[str, Any]) -> str:
     titles = {"SIGKILL": "kill -9 of one of the four processes", "SIGTERM": "SIGTERM to one of the four processes"}
     titles["link"] = f"connection interrupted for {LINK_SECONDS:.0f} s"
     rows = [
-        [f"{titles[kind]}, {counts['runs']} runs", f"{counts['campaigns']}", f"{len(counts['failures'])}"]
+        [titles[kind], f"{counts['campaigns']}", f"{counts['runs']}", f"{len(counts['failures'])}"]
         for kind, counts in record["campaigns"].items()
     ]
     machine, overrides = record["machine"], record["fields"]
     return (
-        f"{table(['at a random moment', 'disturbances', 'failures'], rows)}\n\n"
+        f"{table(['at a random moment', 'disturbances', 'finished runs', 'failures'], rows)}\n\n"
         f"{record['date']}, {machine['processor']}, {machine['threads']} threads. Two processes in network namespaces "
         f"of their own, each with the process that computes: `mlp` on synthetic images, {overrides['num_epochs']} "
         f"epochs, a checkpoint each {overrides['save_seconds']} s. It is a failure if a finished run differs "

@@ -16,6 +16,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from cifar_flax.data import Split, load
+from cifar_flax.data.labeled_sets import Network, Part, open_set
 from cifar_flax.errors import BadInput, warn
 from cifar_flax.training.memory import batch_fits
 from cifar_flax.weights.trained import read_trained
@@ -123,3 +124,18 @@ def load_split(classifier: Classifier, name: str, data_dir: str | None = None, d
         warn("the images are not checked, because this run was trained by an older version")
     split: Split = getattr(loaded, name)
     return split
+
+
+def load_set(classifier: Classifier, name: str, data_dir: str | None = None) -> list[Part]:
+    """The parts of another labeled set of a run's classes, as `open_set` describes.
+
+    Args:
+        classifier: the run.
+        name: a path, or the name of a TFDS dataset.
+        data_dir: folder of prepared TFDS datasets; None: as in the run.
+
+    Raises:
+        BadInput: the set cannot be used, or its images or classes are not those of the run.
+    """
+    network = Network(classifier.image_shape, classifier.class_names, classifier.config.label)
+    return open_set(name, network, data_dir or classifier.config.data_dir)

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from cifar_flax import main, sweep, tune
+from cifar_flax import evaluate, main, sweep, tune
 
 ROOT = Path(__file__).parents[1]
-README, OWN_IMAGES, WEIGHTS, SCALING = (
-    (ROOT / page).read_text() for page in ("README.md", "docs/own_images.md", "docs/weights.md", "docs/scaling.md")
+README = (ROOT / "README.md").read_text()
+PAGES = README + "".join(
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("own_images", "weights", "scaling", "robustness")
 )
 FILES = dict(re.findall(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)```", README, re.MULTILINE | re.DOTALL))
-COMMANDS = re.findall(
-    r"^(?:python -m cifar_flax\.\w+|make|pip|tensorboard) ?.*$", README + OWN_IMAGES + WEIGHTS + SCALING, re.MULTILINE
-)
+COMMANDS = re.findall(r"^(?:python -m cifar_flax\.\w+|make|pip|tensorboard) ?.*$", PAGES, re.MULTILINE)
+PARSERS = {"main": (main.parse, 3), "sweep": (sweep.parse, 1), "tune": (tune.parse, 1), "evaluate": (evaluate.parse, 5)}
 
 
 def test_training_commands_in_the_documentation_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name, parse, min_count in (("main", main.parse, 3), ("sweep", sweep.parse, 1), ("tune", tune.parse, 1)):
+    for name, (parse, min_count) in PARSERS.items():
         all_arguments = [command.split("#")[0].split()[3:] for command in COMMANDS if f"cifar_flax.{name}" in command]
         assert len(all_arguments) >= min_count
         for arguments in all_arguments:

@@ -3,11 +3,10 @@
 To add a source, add a module here that returns a `Source`, and a line in `locate.py` that recognizes its files.
 """
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_flax.data import synthetic, tfds
-from cifar_flax.data.dataset import Dataset, Options, Source, Split
+from cifar_flax.data.dataset import Dataset, Options, Source, Split, concatenated
 from cifar_flax.data.locate import is_path, locate
 from cifar_flax.data.split import split_off
 from cifar_flax.errors import BadInput
@@ -25,6 +24,10 @@ def load(config: ConfigDict) -> Dataset:
         BadInput: the dataset is missing or cannot be used, or no training images remain.
     """
     source = read(config)
+    if source.train is None:
+        raise BadInput(
+            f"config.dataset: {config.dataset!r} has no training images; name it with --on of cifar_flax.evaluate"
+        )
     train, test = _with_test_split(source.train, source.test, config)
     validation, num_validation = source.validation, num_validation_of(config)
     if validation is None:
@@ -35,7 +38,7 @@ def load(config: ConfigDict) -> Dataset:
             )
         train, validation = train[num_validation:], train[:num_validation]
     elif not num_validation:
-        train, validation = _concatenate(validation, train), validation[:0]
+        train, validation = concatenated(validation, train), validation[:0]
     return Dataset(train, validation, test, source.class_names)
 
 
@@ -59,10 +62,6 @@ def _with_test_split(train: Split, test: Split | None, config: ConfigDict) -> tu
     if not len(chosen):
         raise BadInput(f"config.test_share: {name} has only one image of each class; add more images")
     return remaining, chosen
-
-
-def _concatenate(first: Split, second: Split) -> Split:
-    return Split(np.concatenate([first.images, second.images]), np.concatenate([first.labels, second.labels]))
 
 
 def num_validation_of(config: ConfigDict) -> int:

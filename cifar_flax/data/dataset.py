@@ -31,18 +31,22 @@ class Split:
         return Split(self.images[rows], self.labels[rows])
 
 
+def concatenated(first: Split, second: Split) -> Split:
+    return Split(np.concatenate([first.images, second.images]), np.concatenate([first.labels, second.labels]))
+
+
 @dataclass(frozen=True)
 class Source:
     """A labeled dataset with its authors' splits, in their order.
 
     Attributes:
-        train: the training images.
+        train: the training images; None if a run can only be evaluated on the set.
         test: None if the authors give no test split.
         class_names: one for each label.
         validation: None if the authors give no validation split.
     """
 
-    train: Split
+    train: Split | None
     test: Split | None
     class_names: tuple[str, ...]
     validation: Split | None = None

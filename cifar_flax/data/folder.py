@@ -87,6 +87,12 @@ def load(path: Path, options: Options) -> Source:
     return cache.load_or_build("pictures", key, lambda: _decode(splits, class_names, options.image_size))
 
 
+def test_folder(path: Path) -> Path | None:
+    """The folder of the test images, if it has class folders, in one that `find` returned."""
+    folders = [folder for folder in _subfolders(path) if _split_of(folder) == "test"]
+    return folders[0] if len(folders) == 1 and _subfolders(folders[0]) else None
+
+
 def _rejected(problem: str) -> BadInput:
     return BadInput(printable(f"config.dataset: {problem}"))
 

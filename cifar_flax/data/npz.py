@@ -1,4 +1,4 @@
-"""Reads a `.npz` with the array names of Keras (`x_train`, `y_train`, ...) or of MedMNIST (`train_images`, ...)."""
+"""Reads a `.npz` with the array names of Keras (`x_train`) or MedMNIST (`train_images`), or with `images labels`."""
 
 import itertools
 import zipfile
@@ -26,6 +26,7 @@ class _Entries(NamedTuple):
     labels: str
 
 
+PLAIN = {"train": _Entries("images", "labels")}
 KERAS = {"train": _Entries("x_train", "y_train"), "test": _Entries("x_test", "y_test")}
 MEDMNIST = {
     "train": _Entries("train_images", "train_labels"),
@@ -37,7 +38,8 @@ MEDMNIST = {
 def load(path: Path, options: Options) -> Source:
     """Reads images [N, H, W, C] or [N, H, W] uint8 and integer labels [N] or [N, 1] from 0.
 
-    The validation split (`val_images val_labels`) and the class names (`class_names`) are optional.
+    The validation split (`val_images val_labels`) and the class names (`class_names`) are optional. A file with test
+    images alone is a source without training images, and `images labels` are one without test images.
 
     Raises:
         BadInput: names the file, the entry and what is wrong with it.
@@ -45,18 +47,17 @@ def load(path: Path, options: Options) -> Source:
     options.refuse("image_size", "label", source="a .npz")
     splits_of, arrays = _read(path)
     splits = {name: _split(path, entries, arrays) for name, entries in splits_of.items()}
-    train = splits["train"]
-    names = _names(path, arrays, splits_of["train"].labels, int(train.labels.max()) + 1)
+    first = next(iter(splits))  # the training images, if there are some
+    first_entries, first_shape = splits_of[first], splits[first].images.shape[1:]
+    names = _names(path, arrays, first_entries.labels, int(splits[first].labels.max()) + 1)
     for name, entries in splits_of.items():
         shape, highest = splits[name].images.shape[1:], splits[name].labels.max()
-        if shape != train.images.shape[1:]:
-            train_entry, train_shape = splits_of["train"].images, train.images.shape[1:]
-            problem = f"has images of shape {shape}, but those of {train_entry} have {train_shape}"
+        if shape != first_shape:
+            problem = f"has images of shape {shape}, but those of {first_entries.images} have {first_shape}"
             _reject(path, entries.images, problem)
         if highest >= len(names):
-            problem = f"has the label {highest}, which {splits_of['train'].labels} does not have"
-            _reject(path, entries.labels, problem)
-    return Source(**splits, class_names=names)
+            _reject(path, entries.labels, f"has the label {highest}, which {first_entries.labels} does not have")
+    return Source(splits.get("train"), splits.get("test"), names, splits.get("validation"))
 
 
 def _read(path: Path) -> tuple[dict[str, _Entries], dict[str, np.ndarray]]:
@@ -81,14 +82,19 @@ def _unpack(
 
 
 def _splits(path: Path, stored: list[str]) -> dict[str, _Entries]:
-    """The names of the arrays to read: those of Keras or of MedMNIST, whichever the file has more of."""
+    """The names of the arrays to read: those of Keras, of MedMNIST or plain ones, whichever the file has most of."""
     available = {name.removesuffix(".npy") for name in stored if name.endswith(".npy")}
-    known = max((KERAS, MEDMNIST), key=lambda splits: len(available.intersection(itertools.chain(*splits.values()))))
-    splits = {name: entries for name, entries in known.items() if name != "validation" or available & {*entries}}
+    known = max(
+        (KERAS, MEDMNIST, PLAIN), key=lambda splits: len(available.intersection(itertools.chain(*splits.values())))
+    )
+    present = {name for name, entries in known.items() if available & {*entries}}
+    required = {"test"} if "test" in present else {"train", "test"}
+    splits = {name: entries for name, entries in known.items() if name in present | required}
     for name in itertools.chain(*splits.values()):
         if name not in available:
             has = listed([entry.removesuffix(".npy") for entry in stored])
             wanted = "x_train, y_train, x_test, y_test or train_images, train_labels, test_images, test_labels"
+            wanted += " or images, labels"
             _reject(path, name, f"is missing; the file has {has}, and a dataset needs {wanted}")
     return splits
 

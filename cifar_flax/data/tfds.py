@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import importlib.util
 import io
 import os
 import queue
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from cifar_flax.data import cache
-from cifar_flax.data.dataset import Options, Source, Split
+from cifar_flax.data.dataset import Options, Source
 from cifar_flax.data.paths import read_path
+from cifar_flax.data.tfds_records import read_split
 from cifar_flax.errors import BadInput, import_problem, in_one_line
 
 INFO, FEATURES = "dataset_info.json", "features.json"  # in each prepared dataset; others have a file like the first
@@ -99,6 +99,15 @@ def _prepared_folder(root: Path, name: str) -> Path | None:
         return _newest((root / name).glob(f"{version or '*'}/{INFO}"))
     except OSError as error:
         raise BadInput(f"config.dataset: {root / name} cannot be read ({error.strerror})") from error
+
+
+def prepared_configs(name: str, data_dir: str | None) -> list[str]:
+    """The configs of a dataset that are prepared in `data_dir`, sorted by name. Raises BadInput like `load`."""
+    folder = _root(data_dir) / name
+    try:
+        return sorted({path.parents[1].name for path in folder.glob(f"*/*/{INFO}")})
+    except OSError as error:
+        raise BadInput(f"config.dataset: {folder} cannot be read ({error.strerror})") from error
 
 
 def _newest(info_files: Iterable[Path]) -> Path | None:
@@ -185,8 +194,8 @@ def _check(tfds: Any, name: str, builder: Any, options: Options) -> None:
             "use one such as cifar10, cifar100, svhn_cropped or mnist"
         )
     splits = sorted(builder.info.splits)
-    if splits and not {"train", "test"} <= set(splits):
-        raise BadInput(f"config.dataset: {name!r} has the splits {', '.join(splits)}, not train and test")
+    if splits and not {"train", "test"} & set(splits):
+        raise BadInput(f"config.dataset: {name!r} has the splits {', '.join(splits)}, but neither train nor test")
 
 
 def _decode(name: str, folder: Path, options: Options) -> Source:
@@ -195,7 +204,10 @@ def _decode(name: str, folder: Path, options: Options) -> Source:
         builder = tfds.builder_from_directory(folder)  # the stored version, which the installed TFDS may not have
         _check(tfds, name, builder, options)
         label = LABELS[options.label]
-        train, test = (_decode_split(tfds, builder, split, label) for split in ("train", "test"))
+        names = [split for split in ("train", "test") if split in builder.info.splits]
+        if not names:
+            raise ValueError("it has no splits")
+        splits = {split: read_split(tfds, builder, split, label) for split in names}
         class_names = tuple(builder.info.features[label].names)
     except BadInput:
         raise
@@ -204,46 +216,12 @@ def _decode(name: str, folder: Path, options: Options) -> Source:
         raise BadInput(
             f"config.dataset: {name!r} in {folder} is damaged or cannot be decoded ({reason}); prepare it again"
         ) from error
-    for split, labels in (("train", train.labels), ("test", test.labels)):
+    for split in names:
+        labels = splits[split].labels
         if labels.min() < 0 or labels.max() >= len(class_names):
             wrong = labels[(labels < 0) | (labels >= len(class_names))]
             raise BadInput(
                 f"config.dataset: {name!r}: {len(wrong)} of the {len(labels)} images of {split} have labels that are "
                 f"not from 0 to {len(class_names) - 1}, such as {wrong[0]}; use a dataset with labels for all images"
             )
-    return Source(train, test, class_names)
-
-
-def _decode_split(tfds: Any, builder: Any, split: str, label: str) -> Split:
-    fields = [field for field in ("image", label, "id") if field in builder.info.features]
-    batches = list(tfds.as_numpy(_stored(tfds, builder, split, fields).batch(1000)))
-    if not batches:
-        raise BadInput(f"config.dataset: {builder.info.full_name} has no images in its split {split}")
-    columns = {field: np.concatenate([batch[field] for batch in batches]) for field in fields}
-    order = np.argsort(columns["id"]) if "id" in columns else slice(None)
-    return Split(images=columns["image"][order], labels=columns[label][order].astype(np.int32))
-
-
-def _stored(tfds: Any, builder: Any, split: str, fields: list[str]) -> Any:
-    """A split's examples, each with these fields, in the stored order, as a tf.data.Dataset."""
-    if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
-        return _array_records(tfds, builder, split, fields)
-    # one shard at a time, because TFDS's interleaving would change the order
-    read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    decoders = tfds.decode.PartialDecoding(dict.fromkeys(fields, True))
-    return builder.as_dataset(split=split, shuffle_files=False, read_config=read_config, decoders=decoders)
-
-
-def _array_records(tfds: Any, builder: Any, split: str, fields: list[str]) -> Any:
-    """Decodes with TensorFlow, as for TFRecords, because another decoder can give other pixels for JPEG."""
-    import tensorflow as tf
-
-    if importlib.util.find_spec("array_record") is None:  # TFDS would print a banner
-        raise BadInput(
-            f"config.dataset: {builder.info.full_name} is prepared as array_record, which needs the package "
-            "array_record; install it, or prepare the dataset as tfrecord"
-        )
-    raw = list(builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES))
-    records = tf.data.Dataset.from_generator(lambda: raw, output_signature=tf.TensorSpec((), tf.string))
-    examples = records.map(builder.info.features.deserialize_example)
-    return examples.map(lambda example: {field: example[field] for field in fields})
+    return Source(splits.get("train"), splits.get("test"), class_names)

@@ -143,6 +143,20 @@ def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], quantity: str) -> F
     return figure
 
 
+def accuracy_by_severity(rows: Mapping[str, Sequence[float]]) -> Figure:
+    """A small panel for each corruption: its accuracy by severity, over those of the others in gray."""
+    columns = min(3, len(rows))
+    figure, axes = _grid(len(rows), columns, title="Accuracy in % by severity", row_height=1.3)
+    for axis, (name, values) in zip(axes, rows.items(), strict=True):
+        for others in rows.values():
+            axis.plot(range(1, len(others) + 1), np.multiply(others, 100), color="0.85", linewidth=0.8)
+        axis.plot(range(1, len(values) + 1), np.multiply(values, 100), color=TRAINING, marker="o", markersize=3)
+        axis.set_title(name, fontsize=8)
+        axis.set(ylim=(0, 100), xticks=range(1, len(values) + 1))
+        axis.tick_params(labelsize=8)
+    return figure
+
+
 def reliability(calibration: Calibration) -> Figure:
     """Accuracy by confidence, and below it the number of images."""
     with mpl.rc_context(STYLE):

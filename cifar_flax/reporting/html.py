@@ -86,7 +86,7 @@ def report_of_runs(runs: dict[str, Records]) -> str:
 def page(**contents: Any) -> str:
     place = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=place, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template("report.html").render({"run": None} | contents)
+    return environment.get_template("report.html").render({"run": None, "evaluation": None} | contents)
 
 
 def result(classifier: Classifier, split_name: str, accuracy: float) -> str:

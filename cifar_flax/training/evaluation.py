@@ -97,11 +97,13 @@ class Evaluation(NamedTuple):
         loss: mean over all images, in nats.
         accuracy: in [0, 1].
         predicted: classes [N] int32.
+        logits: [N, num_classes] float32.
     """
 
     loss: float
     accuracy: float
     predicted: np.ndarray
+    logits: np.ndarray
 
 
 def evaluate_split(evaluate: Any, network: Any, split: PlacedSplit) -> Evaluation:
@@ -117,4 +119,5 @@ def evaluate_split(evaluate: Any, network: Any, split: PlacedSplit) -> Evaluatio
     if int(metrics.num_images) != count:
         raise AssertionError(f"evaluation counted {int(metrics.num_images)} of {count} images")
     loss, accuracy = metrics.means()
-    return Evaluation(loss, accuracy, np.asarray(logits)[:count].argmax(-1).astype(np.int32))
+    logits = np.asarray(logits)[:count]
+    return Evaluation(loss, accuracy, logits.argmax(-1).astype(np.int32), logits)

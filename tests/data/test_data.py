@@ -229,7 +229,9 @@ def test_tfds_newest_version_is_the_default(prepare):
     ("name", "fields", "message"),
     [
         ("ragged", {"image_shape": (None, None, 1)}, "8-bit images of one size"),
-        ("untested", {"splits": ("train",)}, "not train and test"),
+        ("untested", {"splits": ("train",)}, r"config.test_share: 'untested' has no test split"),
+        ("unknown", {"splits": ("validation",)}, "has the splits validation, but neither train nor test"),
+        ("untrained", {"splits": ("test",)}, "'untrained' has no training images; name it with --on of"),
     ],
 )
 def test_unsupported_tfds_dataset_is_rejected(name, fields, message, prepare):
