@@ -8,10 +8,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from benchmarks import control, roofline
@@ -19,9 +15,7 @@ from benchmarks.contestants import AIRBENCH
 from benchmarks.intervals import CONFIDENCE, mean_with_interval
 from benchmarks.table import median, table
 from cifar_flax.errors import BadInput
-from cifar_flax.reporting.figures import STYLE, TRAINING, VALIDATION
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent
-from cifar_flax.workdir.epochs import validated
 from cifar_flax.workdir.records import Records
 
 RECORD_FILES = ("config.json", "run.json", "metrics.jsonl")
@@ -194,31 +188,3 @@ def seconds(runs: list[Records]) -> tuple[str, str]:
 
 def curve_images(all_runs: Runs) -> str:
     return "\n\n".join(f"![Loss and accuracy of {name} by epoch](curves_{name}.svg)" for name in all_runs)
-
-
-def curves(runs: list[Records], reference: dict[str, Any] | None) -> Figure:
-    """Mean and range over the seeds, and the reference's run, if there is one, as dashed lines."""
-    name = runs[0].run["experiment"]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        figure.suptitle(f"{name}: {seeds_of(runs)}" + (", and the reference's one run" if reference else ""))
-        for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            splits = (("train", TRAINING, "o"), ("validation", VALIDATION, "s"))
-            for split, color, marker in splits if validated(runs[0].epochs()) else splits[:1]:
-                field = f"{split}_{quantity}"
-                values = np.array([[line[field] for line in records.epochs()] for records in runs])
-                epochs = np.arange(1, values.shape[1] + 1)
-                axis.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
-                axis.plot(epochs, values.mean(0), color=color, marker=marker, markersize=4, label=split)
-                if reference:
-                    lines = reference["epochs"]
-                    axis.plot(
-                        [line["epoch"] for line in lines],
-                        [line[field] for line in lines],
-                        color=color, linestyle="--", linewidth=1, marker=marker, markersize=4,
-                        markerfacecolor="white", label=f"{split}, reference",
-                    )  # fmt: skip
-            axis.set(title=quantity.capitalize(), xlabel="epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.legend(fontsize=9)
-    return figure

@@ -26,6 +26,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def peak_device_bytes() -> int | None:
+    """The most memory of the first device that JAX used at once in this process; None on CPUs."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def _versions() -> dict[str, str]:
     installed = {distribution.name for distribution in importlib.metadata.distributions()}
     names = {name for name in PACKAGES if name in installed or name.replace("-", "_") in installed}

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import (
     accuracy,
+    accuracy_figures,
     control,
     robustness_tables,
     scaling,
@@ -22,6 +23,8 @@ from benchmarks import (
     table,
     torture_distributed,
 )
+from benchmarks.accelerator import paper
+from benchmarks.accelerator import tables as accelerator
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.reporting.figures import svg
 from cifar_flax.workdir.atomic import write_text
@@ -58,6 +61,8 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "fine_tuning": table.fine_tuning(_record("fine_tuning")),
         "scaling": scaling.measured(_record("scaling")),
         "scaling on paper": scaling.paper(_record("scaling")),
+        "accelerators": accelerator.measured(RESULTS),
+        "accelerators on paper": paper.on_paper(speed, _record("speed_airbench94_cpu")),
         **robustness_tables.sections(robustness_tables.load()),
     }
 
@@ -92,7 +97,8 @@ def published_files() -> dict[Path, str]:
         result = cards.get(path.stem) or accuracy.card_result(all_runs.get(path.stem, []))
         files[path] = replace_result(path.read_text(), result)
     for name, runs in all_runs.items():
-        files[ROOT / "docs" / f"curves_{name}.svg"] = svg(accuracy.curves(runs, reference.get(name)))
+        files[ROOT / "docs" / f"curves_{name}.svg"] = svg(accuracy_figures.curves(runs, reference.get(name)))
+    files[ROOT / "docs/accuracy.svg"] = svg(accuracy_figures.overview(all_runs, reference))
     if records := robustness_tables.load():
         files[ROOT / "docs/robustness.svg"] = svg(robustness_tables.figure(records))
     return files

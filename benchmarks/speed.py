@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import roofline
-from benchmarks.contestants import AIRBENCH, AIRBENCH_CONTESTANTS, AUGMENTED, CONTESTANTS
+from benchmarks.contestants import AIRBENCH, AIRBENCH_CONTESTANTS, AUGMENTED, CONTESTANTS, Settings
 from benchmarks.machine import describe
 from cifar_flax.config import base_config
 from cifar_flax.data import load
@@ -30,17 +31,17 @@ CALIBRATION_STEPS = 8
 
 
 class Worker:
-    """A contestant's process."""
+    """A contestant's process, which compiles from its start on, and is paused unless it is asked for something."""
 
-    def __init__(self, name: str, network: str, images: Path, batch_size: int) -> None:
-        self.name = name
-        command = [sys.executable, "-m", "benchmarks.worker", name, network, str(images), str(batch_size)]
+    def __init__(self, name: str, network: str, images: Path, settings: Settings) -> None:
+        self.name, self.network, self.batch_size = name, network, settings.batch_size
+        fields = json.dumps(settings._asdict())
+        command = [sys.executable, "-m", "benchmarks.worker", name, network, str(images), fields]
         environment = {**os.environ, **CONTESTANTS[name].environment}
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
         )
-        self.ready = self._answer()
 
     def __enter__(self) -> "Worker":
         return self
@@ -52,13 +53,16 @@ class Worker:
         self.process.communicate()
         self.log.close()
 
+    @cached_property
+    def ready(self) -> dict[str, Any]:
+        """`num_parameters`, `compile_seconds` and `peak_device_bytes`. Waits for the compilation."""
+        return self._answer()
+
     def ask(self, command: str) -> dict[str, Any]:
         assert self.process.stdin
         self.process.send_signal(signal.SIGCONT)
         print(command, file=self.process.stdin, flush=True)
-        answer = self._answer()
-        self.process.send_signal(signal.SIGSTOP)  # idle thread pools may spin for a while
-        return answer
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -66,6 +70,7 @@ class Worker:
         if not line:
             self.log.seek(0)
             raise RuntimeError(f"{self.name} exited:\n{self.log.read()}")
+        self.process.send_signal(signal.SIGSTOP)  # idle thread pools may spin for a while
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -86,32 +91,52 @@ def write_images(path: Path, dataset: str) -> None:
 
 def compare(network: str, names: Sequence[str], images: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measures all rounds of one network."""
+    settings = Settings(options.batch_size)
     with ExitStack() as stack:
         workers = []
-        for name in names:
-            worker = stack.enter_context(Worker(name, network, images, options.batch_size))
+        for name in names:  # one compiles after the other, because they share the cores
+            worker = stack.enter_context(Worker(name, network, images, settings))
             print(f"{network:8}  {name:34} compiled in {worker.ready['compile_seconds']:6.1f} s", flush=True)
-            worker.ask("evaluate")
-            rate = worker.ask(f"train {CALIBRATION_STEPS}")["images_per_second"]
-            rate = worker.ask(f"train {steps_in(1, rate, options.batch_size)}")["images_per_second"]
-            workers.append((worker, steps_in(options.seconds, rate, options.batch_size)))
-        counts = {name: worker.ready["num_parameters"] for name, (worker, _) in zip(names, workers, strict=True)}
-        if len(set(counts.values())) != 1:
-            raise RuntimeError(f"{network}: the contestants have different numbers of parameters: {counts}")
-        rounds: dict[str, dict[str, Any]] = {
-            worker.name: {"compile_seconds": worker.ready["compile_seconds"], "train": [], "evaluate": []}
-            for worker, _ in workers
-        }
-        for number in range(options.rounds):
-            first = number % len(workers)
-            for worker, num_steps in workers[first:] + workers[:first]:
-                trained, evaluated = worker.ask(f"train {num_steps}"), worker.ask("evaluate")
-                measured = rounds[worker.name]
-                measured["train"].append(trained["images_per_second"])
-                measured["evaluate"].append(evaluated["images_per_second"])
-                measured["peak_memory_mib"] = evaluated["peak_memory_mib"]
-                print(f"{network:8}  {worker.name:34} {trained['images_per_second']:9,.0f} images/s", flush=True)
-    return {"num_parameters": counts[names[0]], "contestants": rounds}
+            workers.append(worker)
+        return measure(workers, options.seconds, options.rounds)
+
+
+def measure(workers: Sequence[Worker], seconds: float, rounds: int) -> dict[str, Any]:
+    """Measures all rounds of the workers of one network.
+
+    Args:
+        workers: whose compilation has ended.
+        seconds: of training of each worker in each round.
+        rounds: their number.
+    """
+    counts = {worker.name: worker.ready["num_parameters"] for worker in workers}
+    if len(set(counts.values())) != 1:
+        raise RuntimeError(f"{workers[0].network}: the contestants have different numbers of parameters: {counts}")
+    num_steps = {worker.name: calibrate(worker, seconds) for worker in workers}
+    measured: dict[str, dict[str, Any]] = {
+        worker.name: {"compile_seconds": worker.ready["compile_seconds"], "train": [], "evaluate": []}
+        for worker in workers
+    }
+    for number in range(rounds):
+        first = number % len(workers)
+        for worker in [*workers[first:], *workers[:first]]:
+            trained, evaluated = worker.ask(f"train {num_steps[worker.name]}"), worker.ask("evaluate")
+            of_worker = measured[worker.name]
+            of_worker["train"].append(trained["images_per_second"])
+            of_worker["evaluate"].append(evaluated["images_per_second"])
+            of_worker["peak_memory_mib"] = evaluated["peak_memory_mib"]
+            if evaluated["peak_device_bytes"] is not None:
+                of_worker["peak_device_bytes"] = evaluated["peak_device_bytes"]
+            print(f"{worker.network:8}  {worker.name:34} {trained['images_per_second']:9,.0f} images/s", flush=True)
+    return {"num_parameters": workers[0].ready["num_parameters"], "contestants": measured}
+
+
+def calibrate(worker: Worker, seconds: float) -> int:
+    """The number of steps that take about that long. Also evaluates once, as a warm-up."""
+    worker.ask("evaluate")
+    rate = worker.ask(f"train {CALIBRATION_STEPS}")["images_per_second"]
+    rate = worker.ask(f"train {steps_in(min(1, seconds), rate, worker.batch_size)}")["images_per_second"]
+    return steps_in(seconds, rate, worker.batch_size)
 
 
 def steps_in(seconds: float, images_per_second: float, batch_size: int) -> int:

@@ -1,7 +1,8 @@
 """The process of one contestant and one network in `benchmarks.speed`.
 
-`python -m benchmarks.worker NAME NETWORK IMAGES.npz BATCH_SIZE` reads the commands `train STEPS` and `evaluate` from
-standard input. It writes one line of JSON to standard output when it is ready, and one per command.
+`python -m benchmarks.worker NAME NETWORK IMAGES.npz SETTINGS`, where SETTINGS is a JSON object with the fields of
+`Settings`, reads the commands `train STEPS` and `evaluate` from standard input. It writes one line of JSON to standard
+output when it is ready, and one per command.
 """
 
 import json
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Images, build
+from benchmarks.contestants import Images, Settings, build
 
 
 def main() -> None:
-    name, network, path, batch_size = sys.argv[1:]
+    name, network, path, fields = sys.argv[1:]
+    settings = Settings(**json.loads(fields))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of the framework goes to stderr
 
@@ -26,20 +28,25 @@ def main() -> None:
 
     with np.load(path) as arrays:
         images = Images(**arrays)
-    contestant = build(name, network, images, int(batch_size))
-    reply(num_parameters=contestant.num_parameters, compile_seconds=contestant.compile_seconds)
+    contestant = build(name, network, images, settings)
+    reply(
+        num_parameters=contestant.num_parameters,
+        compile_seconds=contestant.compile_seconds,
+        peak_device_bytes=contestant.peak_device_bytes(),
+    )
     for line in sys.stdin:
         command, *arguments = line.split()
         start = time.perf_counter()
         if command == "train":
             contestant.train(int(arguments[0]))
-            count = int(arguments[0]) * int(batch_size)
+            count = int(arguments[0]) * settings.batch_size
         else:
             contestant.evaluate()
             count = len(images.test_labels)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-        reply(images_per_second=count / seconds, peak_memory_mib=peak)
+        memory = {"peak_memory_mib": peak, "peak_device_bytes": contestant.peak_device_bytes()}
+        reply(images_per_second=count / seconds, **memory)
 
 
 if __name__ == "__main__":

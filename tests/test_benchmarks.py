@@ -41,7 +41,8 @@ def test_our_contestant_trains_beyond_an_epoch_and_evaluates():
     random = np.random.default_rng(0)
     labels = np.arange(96, dtype=np.int32) % 10
     images = random.integers(0, 256, (96, 32, 32, 3), np.uint8)
-    ours = contestants.build(contestants.OURS, "mlp", contestants.Images(images, labels, images, labels), 32)
+    settings = contestants.Settings(batch_size=32)
+    ours = contestants.build(contestants.OURS, "mlp", contestants.Images(images, labels, images, labels), settings)
     ours.train(40)
     assert ours.num_parameters == 3_590_642
     assert ours.evaluate() > 0.5  # it memorizes the images

@@ -1,4 +1,4 @@
-"""The files and commands in the README work as printed."""
+"""The files and commands in the README and the documentation work as printed."""
 
 import os
 import re
@@ -12,12 +12,11 @@ import pytest
 from cifar_flax import evaluate, main, sweep, tune
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PAGES = README + "".join(
-    (ROOT / "docs" / f"{name}.md").read_text() for name in ("own_images", "weights", "scaling", "robustness")
-)
-FILES = dict(re.findall(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)```", README, re.MULTILINE | re.DOTALL))
-COMMANDS = re.findall(r"^(?:python -m cifar_flax\.\w+|make|pip|tensorboard) ?.*$", PAGES, re.MULTILINE)
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+TEXT = "".join(page.read_text() for page in PAGES)
+EXTENDING = (ROOT / "docs/extending.md").read_text()
+FILES = dict(re.findall(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)```", EXTENDING, re.MULTILINE | re.DOTALL))
+COMMANDS = re.findall(r"^(?:python -m cifar_flax\.\w+|make|pip|tensorboard) ?.*$", TEXT, re.MULTILINE)
 PARSERS = {"main": (main.parse, 3), "sweep": (sweep.parse, 1), "tune": (tune.parse, 1), "evaluate": (evaluate.parse, 5)}
 
 
@@ -28,6 +27,19 @@ def test_training_commands_in_the_documentation_are_valid(monkeypatch):
         assert len(all_arguments) >= min_count
         for arguments in all_arguments:
             parse(arguments)
+
+
+def test_links_lead_to_files_and_sections():
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            path, _, section = target.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), (page.name, target)
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if section else []
+            assert not section or section in [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles], (
+                target
+            )
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", ".github/workflows/checks.yml", ".ci/run"])
@@ -89,7 +101,7 @@ def test_new_model_takes_two_files_and_a_parameter_count(copy):
 
 @pytest.mark.slow
 def test_new_dataset_trains_and_the_run_commands_work(copy):
-    block = re.search(r"```python\n(import numpy as np\n.*?)```\n\n```\n(.*?)```", README, re.DOTALL)
+    block = re.search(r"```python\n(import numpy as np\n.*?)```\n\n```\n(.*?)```", EXTENDING, re.DOTALL)
     (copy / "make.py").write_text(block[1])
     assert run(copy, "make.py")[0] == 0
     arguments = block[2].split()[1:]
@@ -103,6 +115,8 @@ def test_new_dataset_trains_and_the_run_commands_work(copy):
     for arguments in run_commands:
         code, out = run(copy, *arguments)
         assert code == 0, out
-    snippet = re.search(r"```python\n(from cifar_flax.inference.*?)```", README, re.DOTALL)[1]
+    snippet = re.search(
+        r"```python\n(from cifar_flax.inference.*?)```", (ROOT / "docs/runs.md").read_text(), re.DOTALL
+    )[1]
     (copy / "use.py").write_text(block[1] + snippet + "print(probabilities.shape)\n")
     assert run(copy, "use.py")[1].endswith("(200, 4)\n")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, publish
+from benchmarks import accuracy, accuracy_figures, publish
 from benchmarks.intervals import mean_with_interval
 from cifar_flax import train
 from cifar_flax.cli.experiment import load_experiment
@@ -94,7 +94,7 @@ def test_copy_records_copies_a_finished_run_unchanged(workdir, tmp_path):
         copied = tmp_path / "results" / "tiny" / "seed0" / name
         assert copied.read_bytes() == (workdir / name).read_bytes()
     [[records]] = accuracy.load_runs(tmp_path / "results").values()
-    figure = accuracy.curves([records], None)
+    figure = accuracy_figures.curves([records], None)
     plotted = [line.get_ydata() for line in figure.axes[0].lines]
     np.testing.assert_array_equal(
         plotted, [[line[f"{s}_loss"] for line in records.epochs()] for s in ("train", "validation")]

@@ -21,6 +21,21 @@ class Images(NamedTuple):
     test_labels: np.ndarray
 
 
+class Settings(NamedTuple):
+    """What the contestants of a comparison have in common.
+
+    Attributes:
+        batch_size: images per training step.
+        precision: of products on an accelerator: float32, tf32 (float32, of which they may read 10 bits of mantissa)
+            or bfloat16. Parameters and optimizer are always float32. None: the framework's default.
+        eval_batch_size: images per evaluation step. None: the contestant's own.
+    """
+
+    batch_size: int
+    precision: str | None = None
+    eval_batch_size: int | None = None
+
+
 class Contestant(Protocol):
     """One framework training one network, compiled when it is built.
 
@@ -36,6 +51,10 @@ class Contestant(Protocol):
 
     def evaluate(self) -> float:
         """Accuracy in [0, 1] on all test images."""
+        ...
+
+    def peak_device_bytes(self) -> int | None:
+        """The most memory of the accelerator that was in use at once; None if unknown."""
         ...
 
 
@@ -72,9 +91,9 @@ AIRBENCH_CONTESTANTS = (OURS, "PyTorch, eager", FLUSHED)
 PEERS = tuple(name for name, entry in CONTESTANTS.items() if entry.module in ("keras_fit", "pytorch"))
 
 
-def build(name: str, network: str, images: Images, batch_size: int) -> Contestant:
+def build(name: str, network: str, images: Images, settings: Settings) -> Contestant:
     entry = CONTESTANTS[name]
     contestant: Contestant = importlib.import_module(f"{__name__}.{entry.module}").build(
-        network, images, batch_size, **entry.arguments
+        network, images, settings, **entry.arguments
     )
     return contestant

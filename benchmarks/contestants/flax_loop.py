@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from flax.training.train_state import TrainState
 
-from benchmarks.contestants import Images
+from benchmarks.contestants import Images, Settings
+from benchmarks.machine import peak_device_bytes
 from cifar_flax.models import MODELS
 from cifar_flax.training.state import count_parameters
 
@@ -88,6 +89,10 @@ class FlaxLoop:
         ]
         return sum(map(int, counts)) / len(self.test_labels)
 
+    def peak_device_bytes(self) -> int | None:
+        return peak_device_bytes()
 
-def build(network: str, images: Images, batch_size: int) -> FlaxLoop:
-    return FlaxLoop(network, images, batch_size)
+
+def build(network: str, images: Images, settings: Settings) -> FlaxLoop:
+    """Computes with the framework's default precision and evaluates in batches of EVAL_BATCH_SIZE."""
+    return FlaxLoop(network, images, settings.batch_size)

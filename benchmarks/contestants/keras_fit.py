@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from benchmarks.contestants import Images
+from benchmarks.contestants import Images, Settings
 
 EVAL_BATCH_SIZE = 200
 
@@ -88,6 +88,10 @@ class KerasFit:
         _, accuracy = self.model.evaluate(self.test_images, self.test_labels, batch_size=EVAL_BATCH_SIZE, verbose=0)
         return float(accuracy)
 
+    def peak_device_bytes(self) -> None:
+        return None
 
-def build(network: str, images: Images, batch_size: int) -> KerasFit:
-    return KerasFit(network, images, batch_size)
+
+def build(network: str, images: Images, settings: Settings) -> KerasFit:
+    """Computes with the framework's default precision and evaluates in batches of EVAL_BATCH_SIZE."""
+    return KerasFit(network, images, settings.batch_size)

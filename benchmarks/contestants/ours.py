@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.contestants import Images
+from benchmarks.contestants import Images, Settings
+from benchmarks.machine import peak_device_bytes
 from cifar_flax.cli.experiment import load_experiment
 from cifar_flax.data import Dataset, Split
 from cifar_flax.ops.xla_options import choose_options
@@ -49,9 +50,17 @@ class Ours:
     def evaluate(self) -> float:
         return evaluate_split(self.programs.evaluate, self.state, self.programs.test).accuracy
 
+    def peak_device_bytes(self) -> int | None:
+        return peak_device_bytes()
 
-def build(network: str, images: Images, batch_size: int, augment: str = "none") -> Ours:
+
+def build(network: str, images: Images, settings: Settings, augment: str = "none") -> Ours:
     choose_options()
     config = load_experiment(str(EXPERIMENTS / f"{network}.py"))
-    config.batch_size, config.augment = batch_size, augment
+    config.batch_size, config.augment = settings.batch_size, augment
+    config.eval_batch_size = settings.eval_batch_size or config.eval_batch_size
+    if settings.precision == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")  # by default, GPUs round to TF32
+    elif settings.precision == "bfloat16":
+        config.dtype = "bfloat16"
     return Ours(config, images)

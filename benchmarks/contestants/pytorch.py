@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contestants import AIRBENCH, Images
+from benchmarks.contestants import AIRBENCH, Images, Settings
 
 EVAL_BATCH_SIZE = 200
 
@@ -74,9 +74,11 @@ NETWORKS = {"mlp": mlp, "cnn": cnn, "alexnet": alexnet, AIRBENCH: airbench94}
 class PyTorch:
     """A plain training loop on tensors in device memory."""
 
-    def __init__(self, network: str, images: Images, batch_size: int, *, compiled: bool) -> None:
+    def __init__(self, network: str, images: Images, settings: Settings, *, compiled: bool) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.batch_size = batch_size
+        self.batch_size = settings.batch_size
+        self.eval_batch_size = settings.eval_batch_size or EVAL_BATCH_SIZE
+        self.is_bfloat16 = settings.precision == "bfloat16"
         self.train_images, self.test_images = self._place(images.train_images), self._place(images.test_images)
         self.train_labels = torch.from_numpy(images.train_labels).long().to(self.device)
         self.test_labels = torch.from_numpy(images.test_labels).long().to(self.device)
@@ -100,6 +102,10 @@ class PyTorch:
         """[N, H, W, C] uint8 -> [N, C, H, W] float32 in [0, 1], channels last in memory."""
         return (torch.tensor(images).to(self.device).float() / 255).permute(0, 3, 1, 2)
 
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bfloat16):
+            return self.model(images)
+
     def train(self, num_steps: int) -> None:
         self.model.train()
         loss = torch.zeros(())
@@ -108,7 +114,7 @@ class PyTorch:
             if step % per_epoch == 0:
                 order = torch.randperm(len(self.train_labels), device=self.device)
             rows = order[step % per_epoch * self.batch_size :][: self.batch_size]
-            loss = self.loss(self.model(self.train_images[rows]), self.train_labels[rows])
+            loss = self.loss(self._logits(self.train_images[rows]), self.train_labels[rows])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -117,19 +123,26 @@ class PyTorch:
     def evaluate(self) -> float:
         self.model.eval()
         correct = torch.zeros((), dtype=torch.long, device=self.device)
-        batches = zip(self.test_images.split(EVAL_BATCH_SIZE), self.test_labels.split(EVAL_BATCH_SIZE), strict=True)
+        splits = (tensor.split(self.eval_batch_size) for tensor in (self.test_images, self.test_labels))
         with torch.no_grad():
-            for images, labels in batches:
-                correct += (self.model(images).argmax(-1) == labels).sum()
+            for images, labels in zip(*splits, strict=True):
+                correct += (self._logits(images).argmax(-1) == labels).sum()
         return int(correct) / len(self.test_labels)
+
+    def peak_device_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
 
 
 def build(
-    network: str, images: Images, batch_size: int, *, compiled: bool = False, flush_denormals: bool = False
+    network: str, images: Images, settings: Settings, *, compiled: bool = False, flush_denormals: bool = False
 ) -> PyTorch:
     """Adam's moments of a dead unit decay to denormal numbers, which are slow on a CPU unless they are flushed to zero.
 
     XLA and TensorFlow flush them; PyTorch does so only with `flush_denormals`.
     """
     torch.set_flush_denormal(flush_denormals)
-    return PyTorch(network, images, batch_size, compiled=compiled)
+    torch.backends.cudnn.benchmark = True  # as XLA, which also times the kernels that it chooses from
+    if settings.precision:
+        torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
+    return PyTorch(network, images, settings, compiled=compiled)

@@ -1,0 +1,1 @@
+"""All measurements on an accelerator, in one command: `python -m benchmarks.accelerator`."""
