@@ -31,7 +31,7 @@ def overview(all_runs: Runs, reference: dict[str, Any]) -> Figure:
         for height, (_, values, single) in enumerate(rows):
             labels = ("one seed", "mean and its 95 % interval", "the notebook's one run") if not height else ("",) * 3
             axis.plot(values, np.full(len(values), height), "|", color=TRAINING, alpha=0.6, label=labels[0])
-            low, high = confidence_interval(values) if len(values) > 1 else (values[0], values[0])
+            low, high = confidence_interval(values.tolist()) if len(values) > 1 else (values[0], values[0])
             half = [[values.mean() - low], [high - values.mean()]]
             axis.errorbar(values.mean(), height, xerr=half, fmt="o", color=TRAINING, capsize=3, label=labels[1])
             axis.annotate(f"{values.mean():.1f}", (high, height), (8, 0), textcoords="offset points", va="center")
