@@ -15,6 +15,7 @@ from benchmarks import (
     accuracy,
     accuracy_figures,
     control,
+    page,
     robustness_tables,
     scaling,
     search,
@@ -101,6 +102,8 @@ def published_files() -> dict[Path, str]:
     files[ROOT / "docs/accuracy.svg"] = svg(accuracy_figures.overview(all_runs, reference))
     if records := robustness_tables.load():
         files[ROOT / "docs/robustness.svg"] = svg(robustness_tables.figure(records))
+    figures = {path.name: text for path, text in files.items() if path.suffix == ".svg"}
+    files[ROOT / "docs/index.html"] = page.page(sections, figures)
     return files
 
 

@@ -1,6 +1,7 @@
 """Shared fixtures: strict jax settings, four simulated CPU devices, private caches, and a run that takes seconds."""
 
 import os
+import shutil
 
 # must be set before jax is imported
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
@@ -19,6 +20,8 @@ from cifar_flax.ops.xla_options import choose_options
 
 choose_options()  # as the commands do
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,3 +53,16 @@ def tiny_config(monkeypatch, tiny_dataset):
     fields.update(model="tiny", experiment="tiny", dataset="tiny", num_epochs=2.0, batch_size=16, eval_batch_size=8)
     fields.augment = "shift_flip"
     return fields
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """An installed Chromium, without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import shutil
 import threading
 
 import pytest
@@ -14,7 +13,6 @@ from cifar_flax.serving.server import Server, open_socket, url_of
 
 pytestmark = pytest.mark.medium
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOST = "127.0.0.1"
 
 # Gives the page files by an event of the user's; `types` are what other programs offer besides files.
@@ -56,18 +54,6 @@ def serving(classifier):
 def url(classifier):
     with serving(classifier) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
