@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 CONSTRAINTS := --constraint constraints.txt
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(shell nproc 2>/dev/null || echo 2) --maxprocesses=8
 
+# keeps progress bars, which rewrite a line again and again, out of the outputs
+NOTEBOOK := --ExecutePreprocessor.record_timing=False \
+	--Exporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor
+
 # the supported Pythons that this machine has; pyenv runs python3.13 only if PYENV_VERSION names that version
 PYENV := PYENV_VERSION="$${PYENV_VERSION:+$$PYENV_VERSION:}$$(pyenv versions --bare 2>/dev/null | paste -sd: -)"
 PYTHONS = $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
@@ -16,10 +20,15 @@ DEFAULT = $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_in
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick slow matrix newest results torture lint
+.PHONY: demo notebook test quick slow matrix newest results torture lint
 
 demo: $(VENV)/installed
 	$(BIN)/python -m cifar_flax.main --config experiments/cnn_augmented.py:demo
+
+# the runs it trains are in docs/runs; an unfinished one is resumed, and a finished one is not trained again
+notebook: $(VENV)/installed
+	$(BIN)/python -m nbconvert --execute --to notebook $(NOTEBOOK) --output-dir runs docs/walkthrough.ipynb
+	$(BIN)/python -m nbconvert --to html runs/walkthrough.ipynb
 
 test: $(VENV)/installed
 	$(PYTEST)

@@ -124,7 +124,7 @@ def sweep(config: ConfigDict, folder: Path, seeds: Sequence[int], way: Way = ONE
         make_workers = choose_workers(config, list(workdirs.values()), way, interruption)
         if make_workers:
             console.say(f"{config.experiment}, {describe_seeds(seeds)}, {make_workers(len(seeds)).description}")
-            console.say(f"workdir     {folder}\n")
+            console.say(f"workdir     {console.relative(folder)}\n")
             attempt = partial(train_at_once, train, make_workers, interruption)
         else:
             attempt = partial(train_in_turn, train, interruption)

@@ -101,7 +101,7 @@ def is_done(records: Records, config: ConfigDict) -> bool:
     if not records.done or identity.only_adds_epochs(records.config, config):
         return False
     refuse_replaced(records, config)
-    console.say(f"This run is done; nothing is trained again.\nworkdir     {records.workdir}")
+    console.say(f"This run is done; nothing is trained again.\nworkdir     {console.relative(records.workdir)}")
     return True
 
 

@@ -116,7 +116,7 @@ def test_new_dataset_trains_and_the_run_commands_work(copy):
         code, out = run(copy, *arguments)
         assert code == 0, out
     snippet = re.search(
-        r"```python\n(from cifar_flax.inference.*?)```", (ROOT / "docs/runs.md").read_text(), re.DOTALL
+        r"```python\n(from cifar_flax import load_run\n.*?)```", (ROOT / "docs/runs.md").read_text(), re.DOTALL
     )[1]
     (copy / "use.py").write_text(block[1] + snippet + "print(probabilities.shape)\n")
     assert run(copy, "use.py")[1].endswith("(200, 4)\n")

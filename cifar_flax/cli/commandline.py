@@ -33,9 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 def silence_libraries() -> None:
     """Silences third-party logging. Must be called before TensorFlow is imported."""
-    # TensorFlow prints its note on oneDNN before it reads the log level; here it only reads TFDS and writes events
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    silence_tensorflow()
     try:
         Path.home()
     except RuntimeError:  # no home folder; Keras would create a folder named ~ here
@@ -43,6 +41,13 @@ def silence_libraries() -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)  # TFDS and Orbax, also for errors that they raise as well
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # errors of Orbax's tasks, which it raises as well
     sys.unraisablehook = _report_unraisable
+
+
+def silence_tensorflow() -> None:
+    """Silences TensorFlow, unless it is imported already or the user has set these variables."""
+    # it prints its note on oneDNN before it reads the log level; here it only reads TFDS and writes events
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def _report_unraisable(unraisable: Any) -> None:

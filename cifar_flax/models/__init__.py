@@ -36,8 +36,9 @@ def has_setting(name: str, setting: str) -> bool:
 
 
 def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The model of a config whose `lowering` is resolved."""
-    settings = {"dtype": jnp.dtype(config.dtype), "lowering": LOWERINGS[config.lowering]}
+    """The model of a config. In Python of one's own its `lowering` may be `auto`, which jax's platform decides."""
+    lowering = config.lowering if config.lowering != "auto" else resolve_lowering(config, jax.default_backend())
+    settings = {"dtype": jnp.dtype(config.dtype), "lowering": LOWERINGS[lowering]}
     if config.dropout is not None:
         settings["dropout"] = config.dropout
     supported = {name: value for name, value in settings.items() if has_setting(config.model, name)}

@@ -6,6 +6,8 @@ import itertools
 import os
 from pathlib import Path
 
+from jax._src import xla_bridge  # jax has no public way to ask whether it has found its devices
+
 from cifar_flax.errors import BadInput, warn
 
 YNN_FUSION_TYPE = "--xla_cpu_experimental_ynn_fusion_type"
@@ -33,6 +35,16 @@ def choose_options() -> None:
     names = [option.partition("=")[0] for option in _words(flags)]
     missing = [option for option in options if option.partition("=")[0] not in names]
     os.environ["XLA_FLAGS"] = " ".join([*missing, flags]).strip()  # first, because XLA may ignore the end of `flags`
+
+
+def choose_options_if_early() -> None:
+    """`choose_options`, unless jax has found its devices. XLA has read its options then.
+
+    Raises:
+        BadInput: as `choose_options`.
+    """
+    if not xla_bridge.backends_are_initialized():
+        choose_options()
 
 
 def options_in_use() -> str:

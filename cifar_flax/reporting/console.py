@@ -5,11 +5,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import flax.linen as nn
 import jax
@@ -109,7 +109,7 @@ def seeds_table(runs: list[dict[str, Any]]) -> str:
 
 def as_text(table: rich.table.Table) -> str:
     """The table in lines of at most 80 characters, without trailing spaces."""
-    screen = rich.console.Console(width=80, force_terminal=False, color_system=None)
+    screen = rich.console.Console(width=80, force_terminal=False, force_jupyter=False, color_system=None)
     with screen.capture() as text:
         screen.print(table)
     return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
@@ -134,8 +134,15 @@ def first_screen(
     )
     streamed = ", images streamed from the host" if config.stream else ""
     say(f"device      {len(devices)} x {devices[0].device_kind}, convolutions by {config.lowering}{streamed}")
-    watch = f"watch it    tensorboard --logdir {workdir}\n" if can_write_events() else ""
-    say(f"workdir     {workdir}\n{watch}")
+    watch = f"watch it    tensorboard --logdir {relative(workdir)}\n" if can_write_events() else ""
+    say(f"workdir     {relative(workdir)}\n{watch}")
+
+
+def relative(path: Path) -> Path:
+    """The path as a command in the current folder takes it: relative if it is inside that folder."""
+    with suppress(OSError, ValueError):  # the current folder was removed; the path is not inside it
+        return path.relative_to(Path.cwd())
+    return path
 
 
 def _layers(sizes: dict[str, int]) -> str:
@@ -143,18 +150,23 @@ def _layers(sizes: dict[str, int]) -> str:
     return f"{', '.join(sizes)} ({sum(sizes.values()):,} values)" if sizes else "nothing"
 
 
+def shows_bars(stream: TextIO | None) -> bool:
+    """Whether a carriage return on the stream replaces the line: on a terminal, and in the output of a notebook."""
+    return stream is not None and (stream.isatty() or type(stream).__module__ == "ipykernel.iostream")
+
+
 class EpochProgress:
     """The progress of one epoch: images, running loss and accuracy, images/s, time left.
 
-    A bar on a terminal; otherwise, for example in a log file, a line every LOG_EVERY seconds. Nothing is printed if
-    there is a listener.
+    A bar on a terminal and in a notebook, removed at the end of the epoch; otherwise, for example in a log file, a line
+    every LOG_EVERY seconds. Nothing is printed if there is a listener.
     """
 
     def __init__(self, title: str, done: int, total: int, later: int):
         """`done` of `total` images were trained on before; `later` are those of the epochs after this one."""
         self._title, self._total, self._later = title, total, later
         self._listener = listener.current()
-        self._lines = not (sys.stdout and sys.stdout.isatty())
+        self._lines = not shows_bars(sys.stdout)
         self._bar = ProgressBar(disable=True)
         with optional_stdout():
             self._bar = ProgressBar(
@@ -224,6 +236,6 @@ def result(run: dict[str, Any], workdir: Path) -> None:
     say(f"test accuracy {run['test_accuracy']:.2%} (loss {run['test_loss']:.4f}), {tested}")
     if "tta_test_accuracy" in run:
         say(f"with test-time augmentation {run['tta_test_accuracy']:.2%} (loss {run['tta_test_loss']:.4f})")
-    say(f"record      {workdir / 'run.json'}")
+    say(f"record      {relative(workdir / 'run.json')}")
     if not is_imported:
-        say(f"pictures    {workdir / 'figures'}")
+        say(f"pictures    {relative(workdir / 'figures')}")

@@ -208,3 +208,12 @@ def open_run(workdir: str | Path) -> Records:
     if not records.config or not records.run:
         raise BadInput(f"--workdir: there is no run in {workdir}; train one with python -m cifar_flax.main")
     return records
+
+
+def load_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, one for each finished epoch.
+
+    Raises:
+        BadInput: there is no run, or its records are damaged.
+    """
+    return open_run(workdir).epochs()
