@@ -1,5 +1,6 @@
 """What a run prints: a first screen, progress within an epoch, a line per epoch, the result."""
 
+import io
 import math
 import signal
 import sys
@@ -109,10 +110,10 @@ def seeds_table(runs: list[dict[str, Any]]) -> str:
 
 def as_text(table: rich.table.Table) -> str:
     """The table in lines of at most 80 characters, without trailing spaces."""
-    screen = rich.console.Console(width=80, force_terminal=False, force_jupyter=False, color_system=None)
-    with screen.capture() as text:
-        screen.print(table)
-    return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
+    text = io.StringIO()  # rich's own capture writes to stdout too, which may be full
+    screen = rich.console.Console(file=text, width=80, force_terminal=False, force_jupyter=False, color_system=None)
+    screen.print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
 
 
 def first_screen(
