@@ -67,15 +67,15 @@ def test_trained_weights_gain_accuracy_with_every_seed():
     assert (augmented.min(axis=0) > trained.max(axis=0)).all()
 
 
-def test_table_has_mean_and_deviation_of_the_seeds():
+def test_table_has_mean_deviation_and_interval_of_the_seeds():
     starts = [
         {"source": None, "title": "all layers", "is_experiment": False, "test_accuracy": [0.2, 0.4]},
         {"source": "cnn", "title": "only the output layer", "is_experiment": True, "test_accuracy": [0.7, 0.7]},
     ]
     record = RECORD | {"seeds": [0, 1], "starts": starts}
     text = table.fine_tuning(record)
-    assert "| random weights | all layers | **30.00 ± 14.14 %** | 20.0, 40.0 |" in text
-    assert "| `cnn:demo` | only the output layer | **70.00 ± 0.00 %** | 70.0, 70.0 |" in text
+    assert "| random weights | all layers | **30.00 ± 14.14 %** [-97.06, 157.06] | 20.0, 40.0 |" in text
+    assert "| `cnn:demo` | only the output layer | **70.00 ± 0.00 %** [70.00, 70.00] | 70.0, 70.0 |" in text
     assert table.fine_tuning_card(record) == (
         "70.00 ± 0.00 % test accuracy, 30.00 ± 14.14 % from random weights, seeds 0 to 1 (docs/weights.md)"
     )
