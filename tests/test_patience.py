@@ -9,6 +9,7 @@ from cifar_flax.errors import BadInput, Interrupted
 from cifar_flax.training.checks import check_config
 from cifar_flax.workdir.epochs import stops_early
 
+pytestmark = pytest.mark.medium
 LOSSES = {1: 1.5, 2: 1.0, 3: 1.25, 4: 1.0, 5: 0.5}  # by epoch; that of epoch 4 is equal to the best, not lower
 
 
