@@ -4,12 +4,12 @@ import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import markdown_it
 from markupsafe import Markup
+
+from cifar_flax.reporting.templates import render
 
 INTRODUCTION = """
 All numbers are generated from the records in `results/`. Each run chose its epoch by the validation images and used the
@@ -70,16 +70,14 @@ def page(generated: Mapping[str, str], figures: Mapping[str, str]) -> str:
     sections = []
     for title, text, names in SECTIONS:
         identifier = re.sub(r"\W+", "-", title.lower()).strip("-")
-        content = render("\n\n".join([text, *(generated[name] for name in names)]), title, figures)
+        content = to_html("\n\n".join([text, *(generated[name] for name in names)]), title, figures)
         sections.append({"title": title, "id": identifier, "content": content})
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment: Any = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True)
-    introduction = render(INTRODUCTION, "", figures)
-    template = environment.get_template("page.html")
-    return template.render(title="cifar_flax: results", introduction=introduction, sections=sections) + "\n"
+    template = Path(__file__).with_name("page.html")
+    introduction = to_html(INTRODUCTION, "", figures)
+    return render(template, title="cifar_flax: results", introduction=introduction, sections=sections) + "\n"
 
 
-def render(markdown: str, title: str, figures: Mapping[str, str]) -> Markup:
+def to_html(markdown: str, title: str, figures: Mapping[str, str]) -> Markup:
     """HTML of Markdown. Tables scroll on narrow screens and have headers for rows; figures are part of the page."""
     html = markdown_it.MarkdownIt("commonmark").enable("table").render(markdown)
     html = html.replace("<th", '<th scope="col"').replace('<th scope="col"ead', "<thead")

@@ -57,8 +57,6 @@ def sentence(record: Record) -> str:
 
 def summary(records: list[Record]) -> str:
     """Accuracy on clean images, and the mean over the counted corruptions in all and by severity."""
-    if not records:
-        return NO_RECORD
     rows = [
         [
             f"`{record['experiment']}`",
@@ -78,8 +76,6 @@ def summary(records: list[Record]) -> str:
 
 def by_corruption(records: list[Record]) -> str:
     """Accuracy by corruption, mean over the severities, with a column per experiment."""
-    if not records:
-        return NO_RECORD
 
     def row(title: str, values: list[dict[str, float]]) -> list[str]:
         return [title, *map(percent, values)]
@@ -100,8 +96,6 @@ def by_corruption(records: list[Record]) -> str:
 
 def calibration(records: list[Record]) -> str:
     """The scores of the probabilities, on clean and on corrupted images, before and after the temperature."""
-    if not records:
-        return NO_RECORD
     rows = []
     for record in records:
         temperature = record["temperature"]
@@ -122,8 +116,6 @@ def _scores(values: dict[str, float], prefix: str) -> list[str]:
 
 def provenance(records: list[Record]) -> str:
     """Which networks were measured, and with which software."""
-    if not records:
-        return NO_RECORD
     rows = [
         [
             f"`{record['experiment']}`",
@@ -148,12 +140,13 @@ def provenance(records: list[Record]) -> str:
 
 def sections(records: list[Record]) -> dict[str, str]:
     """The generated sections of docs/robustness.md, by the name in their marks."""
-    return {
-        "robustness": summary(records),
-        "robustness by corruption": by_corruption(records),
-        "calibration": calibration(records),
-        "measured networks": provenance(records),
+    tables = {
+        "robustness": summary,
+        "robustness by corruption": by_corruption,
+        "calibration": calibration,
+        "measured networks": provenance,
     }
+    return {name: table_of(records) if records else NO_RECORD for name, table_of in tables.items()}
 
 
 def figure(records: list[Record]) -> Figure:

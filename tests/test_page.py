@@ -20,7 +20,7 @@ def test_page_is_self_contained_and_readable_without_its_pictures():
 
 
 def test_rows_and_columns_of_a_table_have_headers():
-    html = page.render("| a | b |\n| --- | ---: |\n| one | 1 |\n| two | 2 |", "Numbers", {})
+    html = page.to_html("| a | b |\n| --- | ---: |\n| one | 1 |\n| two | 2 |", "Numbers", {})
     assert re.findall(r'<th scope="(\w+)"[^>]*>(\w+)', html) == [
         ("col", "a"),
         ("col", "b"),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -16,6 +15,7 @@ from cifar_flax.inference import Classifier
 from cifar_flax.reporting import figures
 from cifar_flax.reporting.calibration import calibrate
 from cifar_flax.reporting.formatting import describe_seeds, mean_std_percent, percent
+from cifar_flax.reporting.templates import render
 from cifar_flax.workdir import earlier
 from cifar_flax.workdir.epochs import best_of, validated
 from cifar_flax.workdir.identity import IMPORTED
@@ -84,9 +84,7 @@ def report_of_runs(runs: dict[str, Records]) -> str:
 
 
 def page(**contents: Any) -> str:
-    place = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=place, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template("report.html").render({"run": None, "evaluation": None} | contents)
+    return render(Path(__file__).with_name("report.html"), **({"run": None, "evaluation": None} | contents))
 
 
 def result(classifier: Classifier, split_name: str, accuracy: float) -> str:

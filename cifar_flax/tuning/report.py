@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 import optuna
 import optuna.visualization
@@ -15,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from cifar_flax.errors import Unwritable
 from cifar_flax.reporting.formatting import percent
+from cifar_flax.reporting.templates import render
 from cifar_flax.tuning.study import ACCURACY, PROBLEM, RECIPE, SECONDS, VALUES, SharedStudy, complete
 from cifar_flax.workdir.atomic import write_text
 from cifar_flax.workdir.records import Records
@@ -133,10 +133,9 @@ def write(study: SharedStudy) -> dict[str, Any]:
 def page(study: SharedStudy, found: dict[str, Any]) -> str:
     """The content of report.html: self-contained, with the script of its charts."""
     done = [row for row in found["trials"] if row["state"] == "complete"]
-    place = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=place, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     best = found["best_trial"]
-    return environment.get_template("report.html").render(
+    return render(
+        Path(__file__).with_name("report.html"),
         title=f"Search of {found['experiment']}",
         sentences=sentences(found),
         command=None if best is None else study.space.command(found["trials"][best]["values"]),
