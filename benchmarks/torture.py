@@ -63,10 +63,13 @@ def epochs_in_tensorboard(workdir: Path) -> list[tuple[int, str]]:
 
 
 def disturb(signal_name: str, tries: int, report: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Sends the signal at random times and restarts the same command each time, until it was sent `tries` times."""
+    """Sends the signal at random times and restarts the same command each time, until it was sent `tries` times.
+
+    A signal may arrive before the workdir exists; so at least one run is finished in any case.
+    """
     counts = report.setdefault(signal_name, {"tries": 0, "runs": 0, "failures": []})
     workdir = FOLDER / signal_name
-    while counts["tries"] < tries or workdir.exists():
+    while counts["tries"] < tries or not counts["runs"] or workdir.exists():
         process = start(workdir)
         enough = counts["tries"] >= tries
         try:
