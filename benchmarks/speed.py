@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,31 @@ CALIBRATION_STEPS = 8
 
 
 class Worker:
-    """A contestant's process, which compiles from its start on, and is paused unless it is asked for something."""
+    """A contestant's process, which compiles from its start on, and is paused unless it is asked for something.
 
-    def __init__(self, name: str, network: str, images: Path, settings: Settings) -> None:
-        self.name, self.network, self.batch_size = name, network, settings.batch_size
+    Args:
+        contestant: a key of CONTESTANTS.
+        network: an experiment.
+        images: file with the fields of `Images`.
+        settings: what all contestants have in common.
+        name: of its results, if not that of the contestant.
+        environment: variables that are added to its process.
+    """
+
+    def __init__(
+        self,
+        contestant: str,
+        network: str,
+        images: Path,
+        settings: Settings,
+        *,
+        name: str | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.name, self.network, self.batch_size = name or contestant, network, settings.batch_size
         fields = json.dumps(settings._asdict())
-        command = [sys.executable, "-m", "benchmarks.worker", name, network, str(images), fields]
-        environment = {**os.environ, **CONTESTANTS[name].environment}
+        command = [sys.executable, "-m", "benchmarks.worker", contestant, network, str(images), fields]
+        environment = {**os.environ, **CONTESTANTS[contestant].environment, **environment}
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment

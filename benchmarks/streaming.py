@@ -121,7 +121,7 @@ def measure_cost(network: str, rounds: int) -> dict[str, Any]:
     contestants: dict[str, Any] = {}
     for name, stream in (("resident", False), ("streamed", True)):
         config.stream = stream
-        contestants[name] = Ours(config, images)
+        contestants[name] = Ours(config, images, num_classes=10)
         contestants[name].train(4)
     num_steps = max(4, round(CHUNK_SECONDS / _seconds(contestants["resident"], 4)[0]))
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}

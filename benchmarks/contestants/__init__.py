@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Images(NamedTuple):
-    """The data of all contestants: images [N, 32, 32, 3] uint8 and labels [N] int32."""
+    """The data of all contestants: images [N, H, W, 3] uint8 and labels [N] int32."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -29,11 +29,13 @@ class Settings(NamedTuple):
         precision: of products on an accelerator: float32, tf32 (float32, of which they may read 10 bits of mantissa)
             or bfloat16. Parameters and optimizer are always float32. None: the framework's default.
         eval_batch_size: images per evaluation step. None: the contestant's own.
+        num_classes: of the labels.
     """
 
     batch_size: int
     precision: str | None = None
     eval_batch_size: int | None = None
+    num_classes: int = 10
 
 
 class Contestant(Protocol):

@@ -23,10 +23,10 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 class Ours:
     """Trains in chunks of an epoch, as the training loop does."""
 
-    def __init__(self, config: ConfigDict, images: Images) -> None:
+    def __init__(self, config: ConfigDict, images: Images, num_classes: int) -> None:
         train = Split(images.train_images, images.train_labels)
         test = Split(images.test_images, images.test_labels)
-        dataset = Dataset(train, test, test, tuple(map(str, range(10))))
+        dataset = Dataset(train, test, test, tuple(map(str, range(num_classes))))
         devices = jax.devices()
         config = resolve_config(config, devices)
         self.job = make_job(config, len(train), dataset.num_classes, devices)
@@ -63,4 +63,4 @@ def build(network: str, images: Images, settings: Settings, augment: str = "none
         jax.config.update("jax_default_matmul_precision", "highest")  # by default, GPUs round to TF32
     elif settings.precision == "bfloat16":
         config.dtype = "bfloat16"
-    return Ours(config, images)
+    return Ours(config, images, settings.num_classes)

@@ -10,16 +10,16 @@ from benchmarks.contestants import AIRBENCH, Images, Settings
 EVAL_BATCH_SIZE = 200
 
 
-def mlp() -> nn.Sequential:
+def mlp(num_classes: int, image_size: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Flatten(),
-        *(nn.Linear(3072, 1000), nn.ReLU(), nn.Dropout(0.2)),
+        *(nn.Linear(3 * image_size**2, 1000), nn.ReLU(), nn.Dropout(0.2)),
         *(nn.Linear(1000, 512), nn.ReLU(), nn.Dropout(0.2)),
-        nn.Linear(512, 10),
+        nn.Linear(512, num_classes),
     )
 
 
-def cnn() -> nn.Sequential:
+def cnn(num_classes: int, image_size: int) -> nn.Sequential:
     def block(features_in: int, features: int) -> tuple[nn.Module, ...]:
         # padding one row and one column at the end keeps the size with a 2x2 kernel
         return nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(features_in, features, 2), nn.ReLU(), nn.MaxPool2d(2)
@@ -28,11 +28,12 @@ def cnn() -> nn.Sequential:
         *block(3, 16),
         *block(16, 32),
         *block(32, 64),
-        *(nn.Dropout(0.3), nn.Flatten(), nn.Linear(1024, 500), nn.ReLU(), nn.Dropout(0.4), nn.Linear(500, 10)),
+        *(nn.Dropout(0.3), nn.Flatten(), nn.Linear(64 * (image_size // 8) ** 2, 500), nn.ReLU()),
+        *(nn.Dropout(0.4), nn.Linear(500, num_classes)),
     )
 
 
-def alexnet() -> nn.Sequential:
+def alexnet(num_classes: int, _: int) -> nn.Sequential:
     def norm(features: int) -> nn.BatchNorm2d:
         return nn.BatchNorm2d(features, eps=1e-3, momentum=0.01)
 
@@ -45,11 +46,11 @@ def alexnet() -> nn.Sequential:
         nn.Flatten(),
         *(nn.Linear(256, 4096), nn.ReLU(), nn.Dropout(0.4)),
         *(nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.4)),
-        nn.Linear(4096, 10),
+        nn.Linear(4096, num_classes),
     )
 
 
-def airbench94() -> nn.Sequential:
+def airbench94(num_classes: int, _: int) -> nn.Sequential:
     def conv(features_in: int, features: int) -> nn.Conv2d:
         return nn.Conv2d(features_in, features, 3, padding=1, bias=False)
 
@@ -65,9 +66,12 @@ def airbench94() -> nn.Sequential:
     whiten = nn.Conv2d(3, 24, 2)
     whiten.weight.requires_grad = False
     groups = (*group(24, 64), *group(64, 256), *group(256, 256))
-    return nn.Sequential(whiten, nn.GELU(), *groups, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(256, 10, bias=False))
+    return nn.Sequential(
+        whiten, nn.GELU(), *groups, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(256, num_classes, bias=False)
+    )
 
 
+# called with the number of classes and the size of the images; the last two are for 32x32 images
 NETWORKS = {"mlp": mlp, "cnn": cnn, "alexnet": alexnet, AIRBENCH: airbench94}
 
 
@@ -82,7 +86,8 @@ class PyTorch:
         self.train_images, self.test_images = self._place(images.train_images), self._place(images.test_images)
         self.train_labels = torch.from_numpy(images.train_labels).long().to(self.device)
         self.test_labels = torch.from_numpy(images.test_labels).long().to(self.device)
-        self.model: nn.Module = NETWORKS[network]().to(self.device, memory_format=torch.channels_last)
+        model = NETWORKS[network](settings.num_classes, images.train_images.shape[1])
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.num_parameters = sum(parameter.numel() for parameter in trained)
         self.optimizer: torch.optim.Optimizer = (

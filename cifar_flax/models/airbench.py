@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from cifar_flax.models.layers import gelu
+from cifar_flax.models.layers import BatchNorm, gelu
 from cifar_flax.ops import LIBRARY, Lowering
 
 NUM_WHITENING_IMAGES = 5_000  # training images whose patches are whitened (section 3.2)
@@ -99,13 +99,13 @@ class Airbench(nn.Module):
         """Images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, kernel_init=dirac_init, dtype=self.dtype)
         norm = partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=0.6,
             epsilon=1e-12,
             use_scale=False,
-            use_fast_variance=False,
             dtype=self.dtype,
+            lowering=self.lowering,
         )
         x = gelu(Whiten(self.dtype, self.lowering.conv, name="whiten")(images))
         for group, width in enumerate((64, 256, 256)):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.models.layers import KERNEL_INIT
+from cifar_flax.models.layers import KERNEL_INIT, BatchNorm, Conv
 from cifar_flax.ops import LIBRARY, Lowering
 
 
@@ -29,16 +29,23 @@ class AlexNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
-        max_pool = self.lowering.max_pool
-        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=self.lowering.conv)
-        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype, dot_general=self.lowering.dot_general)
+        lowering = self.lowering.when(train=train)
+        max_pool = lowering.max_pool
+        conv = partial(
+            Conv,
+            kernel_init=KERNEL_INIT,
+            dtype=self.dtype,
+            conv_general_dilated=lowering.conv,
+            spread=lowering.spread,
+        )
+        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype, dot_general=lowering.dot_general)
         norm = partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=0.99,  # this and epsilon are Keras' defaults; Flax's epsilon is 1e-5
             epsilon=1e-3,
-            use_fast_variance=False,  # the two-pass variance cannot become negative by cancellation
             dtype=self.dtype,
+            lowering=lowering,
         )
         x = nn.relu(conv(96, (3, 3), (2, 2), name="conv1")(images))
         x = norm(name="norm1")(max_pool(x, (2, 2), (2, 2)))

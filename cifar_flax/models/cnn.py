@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.models.layers import KERNEL_INIT
+from cifar_flax.models.layers import KERNEL_INIT, Conv
 from cifar_flax.ops import LIBRARY, Lowering
 
 
@@ -25,13 +25,20 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
-        conv = partial(nn.Conv, kernel_init=KERNEL_INIT, dtype=self.dtype, conv_general_dilated=self.lowering.conv)
+        lowering = self.lowering.when(train=train)
+        conv = partial(
+            Conv,
+            kernel_init=KERNEL_INIT,
+            dtype=self.dtype,
+            conv_general_dilated=lowering.conv,
+            spread=lowering.spread,
+        )
         dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         rates = (0.3, 0.4) if self.dropout is None else (self.dropout, self.dropout)
         x = images
         for i, features in enumerate((16, 32, 64), start=1):
             # ReLU and maximum commute; after the pooling, ReLU processes a quarter of the pixels
-            x = nn.relu(self.lowering.max_pool(conv(features, (2, 2), name=f"conv{i}")(x), (2, 2), (2, 2)))
+            x = nn.relu(lowering.max_pool(conv(features, (2, 2), name=f"conv{i}")(x), (2, 2), (2, 2)))
         x = nn.Dropout(rates[0], deterministic=not train, name="dropout1")(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(dense(500, name="fc1")(x))

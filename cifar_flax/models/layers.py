@@ -1,12 +1,81 @@
 """Layers and initializers that several models share."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from cifar_flax.ops import LIBRARY, Lowering
+
 KERNEL_INIT = nn.initializers.glorot_uniform()  # the default of Keras' layers (Glorot and Bengio, 2010)
+
+
+class Conv(nn.Conv):
+    """`nn.Conv` that adds its bias, and sums its gradient, as a lowering does."""
+
+    use_bias: bool = False  # of `nn.Conv`; this class has its own
+    spread: Callable[[Array, tuple[int, ...]], Array] = jnp.broadcast_to
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """[B, H, W, C] -> [B, H', W', O]."""
+        outputs = super().__call__(inputs)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return outputs + self.spread(bias.astype(outputs.dtype), outputs.shape)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization (Ioffe and Szegedy, 2015) as `nn.BatchNorm` with `use_fast_variance=False`.
+
+    Its sums are those of a lowering. `batch_stats` has the running `mean` and `var`, both [C] float32.
+
+    Attributes:
+        use_running_average: normalize by the running statistics, and leave them as they are.
+        momentum: of the running statistics.
+        epsilon: added to the variance.
+        use_scale: whether there is a trained factor besides the trained bias.
+        dtype: of the result; statistics are float32.
+        lowering: how the sums are computed.
+    """
+
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+    use_scale: bool = True
+    dtype: Any = jnp.float32
+    lowering: Lowering = LIBRARY
+
+    @nn.compact
+    def __call__(self, maps: Array) -> Array:
+        """[B, H, W, C] -> the same shape."""
+        channels = maps.shape[-1:]
+        running = (
+            self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32),
+            self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32),
+        )
+        scale = self.param("scale", nn.initializers.ones, channels) if self.use_scale else 1
+        bias = self.param("bias", nn.initializers.zeros, channels)
+
+        def spread(vector: Array) -> Array:
+            return self.lowering.spread(vector, maps.shape)
+
+        if self.use_running_average:
+            mean, variance = (statistic.value for statistic in running)
+            centered = maps - spread(mean)
+        else:
+            count = maps.size // channels[0]
+            mean = self.lowering.pixel_sum(maps) / count
+            centered = maps - spread(mean)  # two passes; in one pass, the variance may become negative
+            variance = self.lowering.pixel_sum(centered**2) / count
+            if not self.is_initializing():
+                for statistic, new in zip(running, (mean, variance), strict=True):
+                    statistic.value = self.momentum * statistic.value + (1 - self.momentum) * new
+        factor = lax.rsqrt(variance + self.epsilon) * scale
+        return (centered * spread(factor) + spread(bias)).astype(self.dtype)
 
 
 class Normalize(nn.Module):

@@ -10,9 +10,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array, lax
 
 from cifar_flax.ops.patches import columns_dot_general, patches_conv, slices_max_pool, winograd_or_patches_conv
+from cifar_flax.ops.pixel_sums import plain_sum, stepwise_spread, stepwise_sum
+
+MIN_CHANNELS_FOR_XLA = 16  # input channels from which evaluation uses XLA's own convolution
 
 
 class Lowering(NamedTuple):
@@ -25,12 +29,22 @@ class Lowering(NamedTuple):
             is equivalent.
         dot_general: for `nn.Dense(dot_general=...)`; signature of `jax.lax.dot_general`. It only matters for dense
             layers with millions of parameters.
+        pixel_sum: `(maps [B, H, W, C]) -> [C] float32`, for BatchNorm.
+        spread: `(vector [C], shape (B, H, W, C)) -> maps`, with the gradient of `jnp.broadcast_to`.
+        evaluation: the lowering for evaluation, which has no gradients; None: the same.
     """
 
     conv: Callable[..., Array]
     max_pool: Callable[[Array, tuple[int, int], tuple[int, int]], Array]
     conv_max_pool: Callable[..., Array]
     dot_general: Callable[..., Array]
+    pixel_sum: Callable[[Array], Array]
+    spread: Callable[[Array, tuple[int, ...]], Array]
+    evaluation: "Lowering | None" = None
+
+    def when(self, *, train: bool) -> "Lowering":
+        """The lowering for training, or the one for evaluation."""
+        return self if train else self.evaluation or self
 
 
 def _library_max_pool(images: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
@@ -41,11 +55,30 @@ def _library_conv_max_pool(*args: Any, **kwargs: Any) -> Array:
     return nn.max_pool(lax.conv_general_dilated(*args, **kwargs), (2, 2), (2, 2))
 
 
-LIBRARY = Lowering(lax.conv_general_dilated, _library_max_pool, _library_conv_max_pool, lax.dot_general)
-LOWERINGS = {
-    "library": LIBRARY,
-    "patches": Lowering(patches_conv, slices_max_pool, partial(patches_conv, pooled=True), columns_dot_general),
-    "winograd": Lowering(
-        winograd_or_patches_conv, slices_max_pool, partial(winograd_or_patches_conv, pooled=True), columns_dot_general
-    ),
-}
+LIBRARY = Lowering(
+    lax.conv_general_dilated,
+    _library_max_pool,
+    _library_conv_max_pool,
+    lax.dot_general,
+    plain_sum,
+    jnp.broadcast_to,
+)
+
+
+def _forward_conv(images: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
+    """As `patches_conv`. Without gradients, XLA's own convolution is slow for images only, which have few channels."""
+    conv: Callable[..., Array] = patches_conv if kernel.shape[2] < MIN_CHANNELS_FOR_XLA else lax.conv_general_dilated
+    return conv(images, kernel, *args, **kwargs)
+
+
+PATCHES = Lowering(
+    patches_conv,
+    slices_max_pool,
+    partial(patches_conv, pooled=True),
+    columns_dot_general,
+    stepwise_sum,
+    stepwise_spread,
+)
+PATCHES = PATCHES._replace(evaluation=PATCHES._replace(conv=_forward_conv, dot_general=lax.dot_general))
+WINOGRAD = PATCHES._replace(conv=winograd_or_patches_conv, conv_max_pool=partial(winograd_or_patches_conv, pooled=True))
+LOWERINGS = {"library": LIBRARY, "patches": PATCHES, "winograd": WINOGRAD}

@@ -47,6 +47,16 @@ def choose_options_if_early() -> None:
         choose_options()
 
 
+def evaluation_options(platform: str) -> dict[str, str] | None:
+    """Options for compiling evaluation, which is faster without YNNPACK; None: those of the process.
+
+    A choice of the user's in XLA_FLAGS is kept.
+    """
+    chosen = {word for word in _words(options_in_use()) if word.startswith(YNN_FUSION_TYPE)}
+    is_free = platform == "cpu" and _jaxlib() in FAULTY_SUMS and chosen <= {XLA_SUMS}
+    return {YNN_FUSION_TYPE.removeprefix("--"): ""} if is_free else None
+
+
 def options_in_use() -> str:
     """The content of XLA_FLAGS, or of the file that it names.
 

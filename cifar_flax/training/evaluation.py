@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from cifar_flax.data import Split
+from cifar_flax.ops.xla_options import evaluation_options
 from cifar_flax.training.metrics import Metrics, cross_entropy
 from cifar_flax.training.sharding import place, replicated, split_by_image
 from cifar_flax.training.tta import TTA
@@ -67,7 +68,8 @@ def make_evaluate(model: nn.Module, *, num_classes: int, batch_size: int, mesh: 
         all_logits = jnp.zeros((-(-images.shape[0] // batch_size) * batch_size, num_classes), jnp.float32)
         return lax.fori_loop(0, num_batches, add_batch, (Metrics.zero(), all_logits))
 
-    return jax.jit(evaluate, out_shardings=replicated(mesh))
+    options = evaluation_options(mesh.devices.flat[0].platform)
+    return jax.jit(evaluate, out_shardings=replicated(mesh), compiler_options=options)
 
 
 def evaluate_batch(

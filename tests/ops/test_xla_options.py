@@ -99,6 +99,30 @@ def test_faulty_sums_are_one_warning(choose, monkeypatch, capsys, jaxlib, flags,
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize(
+    ("jaxlib", "flags", "platform", "chosen"),
+    [
+        (FAULTY, "", "cpu", True),
+        (FAULTY, xla_options.XLA_SUMS, "cpu", True),  # what `choose_options` has set
+        (FAULTY, f"{xla_options.YNN_FUSION_TYPE}=dot", "cpu", False),
+        (FAULTY, f"{xla_options.XLA_SUMS} {xla_options.YNN_FUSION_TYPE}=+dot", "cpu", False),
+        (FAULTY, "", "gpu", False),
+        ("0.99.0", "", "cpu", False),
+    ],
+)
+def test_options_of_evaluation_leave_the_users_choice(monkeypatch, jaxlib, flags, platform, chosen):
+    monkeypatch.setattr(xla_options, "_jaxlib", lambda: jaxlib)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert bool(xla_options.evaluation_options(platform)) == chosen
+
+
+def test_evaluation_is_compiled_without_ynnpack():
+    options = xla_options.evaluation_options("cpu")
+    product = jax.jit(lambda x, y: jnp.tanh(x @ y), compiler_options=options)
+    text = product.lower(jnp.ones((200, 512)), jnp.ones((512, 512))).compile().as_text()
+    assert (options is None) or "ynn_fusion" not in text
+
+
 def test_installed_jaxlib_knows_the_options():
     """XLA ends the process at an unknown option in XLA_FLAGS."""
     options = os.environ["XLA_FLAGS"]  # set by conftest.py as by the commands
