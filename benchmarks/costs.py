@@ -1,11 +1,13 @@
 """`python -m benchmarks.costs`: how speed and memory of training change as the work grows.
 
 Trains the CNN on random images with growing batches, images, numbers of classes and numbers of images, one quantity at
-a time, beside PyTorch. Each point runs in two processes, which take turns. `make results` draws docs/costs.svg.
+a time, beside PyTorch. Each point runs in two processes, which take turns. The file is written after each point, and
+the same command goes on with those that are missing. `make results` draws docs/costs.svg.
 """
 
 import argparse
 import json
+import signal
 import tempfile
 from contextlib import ExitStack
 from datetime import date
@@ -40,6 +42,7 @@ TITLES = {
     "num_images": "training images",
 }
 NUM_TEST = 1_000
+TICKS = (300, 1_000, 3_000, 10_000, 30_000), (0.25, 0.5, 1, 2, 4, 8)  # of the figure's rows
 
 
 def write_random_images(path: Path, image_size: int, num_classes: int, num_images: int) -> None:
@@ -53,7 +56,7 @@ def write_random_images(path: Path, image_size: int, num_classes: int, num_image
 
 
 def measure_point(work: dict[str, int], options: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of each round and peak memory of both contestants."""
+    """Images/s of each round and peak memory of the contestants that fit into memory."""
     sizes = {name: work[name] for name in ("image_size", "num_classes", "num_images")}
     settings = Settings(work["batch_size"], num_classes=work["num_classes"])
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -61,8 +64,14 @@ def measure_point(work: dict[str, int], options: argparse.Namespace) -> dict[str
         workers = []
         for name in CONTESTANTS:
             worker = stack.enter_context(Worker(name, NETWORK, Path(folder) / "images.npz", settings))
-            print(f"{work}  {name} compiled in {worker.ready['compile_seconds']:.1f} s", flush=True)
-            workers.append(worker)
+            try:
+                print(f"{work}  {name} compiled in {worker.ready['compile_seconds']:.1f} s", flush=True)
+            except RuntimeError:
+                if worker.process.wait() != -signal.SIGKILL:
+                    raise
+                print(f"{work}  {name} was killed: the system was out of memory", flush=True)
+            else:
+                workers.append(worker)
         return measure(workers, options.seconds, options.rounds)
 
 
@@ -70,11 +79,12 @@ def details(record: dict[str, Any]) -> str:
     """All points: images/s of both contestants and their memory."""
     rows = []
     for point in record["points"]:
-        name, measured = point["grows"], point["contestants"]
-        speeds = [table.median(measured[contestant]["train"]) for contestant in CONTESTANTS]
-        memory = [measured[contestant]["peak_memory_mib"] for contestant in CONTESTANTS]
-        cells = [f"{speed:,.0f}" for speed in speeds], [f"{mib:,.0f}" for mib in memory]
-        rows.append([f"{TITLES[name]}: {point['work'][name]:,}", *cells[0], f"{speeds[0] / speeds[1]:.2f}", *cells[1]])
+        name, measured = point["grows"], [point["contestants"].get(contestant) for contestant in CONTESTANTS]
+        speeds = [table.median(each["train"]) if each else 0 for each in measured]
+        ratio = f"{speeds[0] / speeds[1]:.2f}" if all(speeds) else ""
+        cells = [f"{speed:,.0f}" if speed else "out of memory" for speed in speeds]
+        memory = [f"{each['peak_memory_mib']:,.0f}" if each else "" for each in measured]
+        rows.append([f"{TITLES[name]}: {point['work'][name]:,}", *cells, ratio, *memory])
     machine, rounds = record["machine"], len(record["points"][0]["contestants"][OURS]["train"])
     header = ["", f"{OURS}, images/s", "PyTorch, images/s", "ratio", f"{OURS}, MiB", "PyTorch, MiB"]
     return (
@@ -96,18 +106,21 @@ def figure(record: dict[str, Any]) -> Figure:
         for column, (name, values) in zip(axes.T, GROWING.items(), strict=True):
             of_name = [point["contestants"] for point in record["points"] if point["grows"] == name]
             for contestant, (color, style) in styles.items():
-                measured = [point[contestant] for point in of_name]
+                measured = [point[contestant] for point in of_name if contestant in point]
                 rates = [table.median(each["train"]) for each in measured]
-                column[0].plot(values, rates, style, color=color, label=contestant)
-                column[1].plot(values, [each["peak_memory_mib"] / 1024 for each in measured], style, color=color)
+                column[0].plot(values[: len(rates)], rates, style, color=color, label=contestant)
+                memory = [each["peak_memory_mib"] / 1024 for each in measured]
+                column[1].plot(values[: len(memory)], memory, style, color=color)
             column[1].set(xlabel=TITLES[name])
-            for axis in column:
-                axis.set(xscale="log", yscale="log")
-                axis.set_xticks(values, [f"{value:,}" for value in values], minor=False)
-                axis.minorticks_off()
-        axes[0, 0].set(ylabel="training images/s")
-        axes[1, 0].set(ylabel="peak memory, GiB")
-        axes[0, 0].legend(fontsize=9)
+            column[0].set(xscale="log", yscale="log")
+            column[1].set(xscale="log", yscale="log")
+            column[1].set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+            column[1].minorticks_off()
+        for axis, title, ticks in zip(axes[:, 0], ("training images/s", "peak memory, GiB"), TICKS, strict=True):
+            axis.set_ylabel(title)
+            axis.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+            axis.minorticks_off()
+        axes[0, 0].legend(fontsize=8, loc="lower left")
     return picture
 
 
@@ -117,13 +130,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="training time of each contestant in each round")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    points = [
-        {"grows": name, "work": work, **measure_point(work, options)}
-        for name, values in GROWING.items()
-        for work in (BASE | {name: value} for value in values)
-    ]
-    record = {"date": date.today().isoformat(), "machine": describe(), "points": points}
-    write_text(options.output, json.dumps(record, indent=2) + "\n")
+    record: dict[str, Any] = {"date": date.today().isoformat(), "machine": describe(), "points": []}
+    if options.output.exists():
+        record = json.loads(options.output.read_text())
+    points = [(name, BASE | {name: value}) for name, values in GROWING.items() for value in values]
+    for name, work in points[len(record["points"]) :]:
+        record["points"].append({"grows": name, "work": work, **measure_point(work, options)})
+        write_text(options.output, json.dumps(record, indent=2) + "\n")
     print(f"wrote {options.output}; `make results` updates the table and the figure in docs/")
 
 

@@ -28,21 +28,21 @@ from cifar_flax.workdir.atomic import write_text
 OUTPUT = Path(__file__).parents[1] / "results/engines_cpu.json"
 STATES = ("quiet", "busy")
 BATCH_SIZE = 32
+SCHEDULER = "--xla_cpu_scheduler_type"
 ENGINES = {
     "as the commands": "",
-    "jaxlib's default: YNNPACK also for sums": f"{YNN_FUSION_TYPE}=+reduce",
+    "YNNPACK also in evaluation": f"{YNN_FUSION_TYPE}=-reduce,+dot",
+    "YNNPACK also for sums: jaxlib's default": f"{YNN_FUSION_TYPE}=+reduce",
     "XLA's own products of two arrays": f"{YNN_FUSION_TYPE}=-reduce,-individual_dot",
     "XLA's own convolutions": f"{YNN_FUSION_TYPE}=-reduce,-individual_convolution",
     "no YNNPACK in products that are fused": f"{YNN_FUSION_TYPE}=-reduce,-dot",
     "no YNNPACK in elementwise operations": f"{YNN_FUSION_TYPE}=-reduce,-eltwise",
     "no YNNPACK at all: Eigen": f"{YNN_FUSION_TYPE}=",
-    "Eigen on one thread": f"{YNN_FUSION_TYPE}= --xla_cpu_multi_thread_eigen=false",
     "one thread for products": "--xla_cpu_multi_thread_eigen=false",
     "vectors of 512 bits": "--xla_cpu_prefer_vector_width=512",
-    "compiled for speed": "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_RUNTIME",
+    "operations that may run side by side first": f"{SCHEDULER}=CPU_SCHEDULER_TYPE_CONCURRENCY_OPTIMIZED",
     "several passes over the optimizer's arrays": f"{ONE_PASS}=false",
     "small loops operation by operation": f"{ONE_PASS},xla_cpu_small_while_loop_byte_threshold=0",
-    "loops of up to 1 MiB as one function": f"{ONE_PASS},xla_cpu_small_while_loop_byte_threshold=1048576",
 }
 LOAD = "import numpy as np; a = np.ones((512, 512), np.float32)\nwhile True: a @ a"
 

@@ -15,6 +15,8 @@ from benchmarks import (
     accuracy,
     accuracy_figures,
     control,
+    costs,
+    engines,
     page,
     robustness_tables,
     scaling,
@@ -51,6 +53,8 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
         "speed": table.summary(speed),
         "speed in detail": table.details(speed),
         "speed of airbench94": table.airbench(_record("speed_airbench94_cpu")),
+        "engines": engines.details(_record("engines_cpu")),
+        "costs": costs.details(_record("costs_cpu")),
         "start-up": table.startup(_record("startup_cpu")),
         "torture": table.torture(_record("torture")),
         "torture distributed": torture_distributed.summary(_record("torture_distributed")),
@@ -100,6 +104,7 @@ def published_files() -> dict[Path, str]:
     for name, runs in all_runs.items():
         files[ROOT / "docs" / f"curves_{name}.svg"] = svg(accuracy_figures.curves(runs, reference.get(name)))
     files[ROOT / "docs/accuracy.svg"] = svg(accuracy_figures.overview(all_runs, reference))
+    files[ROOT / "docs/costs.svg"] = svg(costs.figure(_record("costs_cpu")))
     if records := robustness_tables.load():
         files[ROOT / "docs/robustness.svg"] = svg(robustness_tables.figure(records))
     figures = {path.name: text for path, text in files.items() if path.suffix == ".svg"}

@@ -56,22 +56,25 @@ def training_step(experiment: str, batch_size: int) -> Work:
     config = load_experiment(str(EXPERIMENTS / f"{experiment}.py"))
     config.lowering = "library"
     model = make_model(config, 10)
-    products: list[float] = []
+    products: dict[tuple[str, ...], float] = {}  # by layer; a subclass that calls its parent is seen twice
 
     def count(next_method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = next_method(*args, **kwargs)
-        if isinstance(context.module, nn.Conv | nn.Dense | Whiten):
+        path = context.module.path
+        if isinstance(context.module, nn.Conv | nn.Dense | Whiten) and path not in products:
             trained = "kernel" in context.module.variables["params"]
             kernel = context.module.variables["params" if trained else "batch_stats"]["kernel"]
             gradients = trained + bool(products)
             sums = _conv_outputs(context.module, args[0], kernel) if isinstance(context.module, nn.Conv) else output
-            products.append((1 + gradients) * 2 * sums.size / kernel.shape[-1] * kernel.size)
+            products[path] = (1 + gradients) * 2 * sums.size / kernel.shape[-1] * kernel.size
         return output
 
     with nn.intercept_methods(count):
         images = jnp.zeros((batch_size, 32, 32, 3))
         variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return Work(sum(products), OPTIMIZER_BYTES_PER_PARAMETER[config.optimizer] * count_parameters(variables["params"]))
+    return Work(
+        sum(products.values()), OPTIMIZER_BYTES_PER_PARAMETER[config.optimizer] * count_parameters(variables["params"])
+    )
 
 
 def _conv_outputs(layer: nn.Conv, images: Array, kernel: Array) -> jax.ShapeDtypeStruct:

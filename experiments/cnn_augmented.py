@@ -20,6 +20,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config()
     config.experiment = Path(__file__).stem
     config.model = "cnn"
-    config.eval_batch_size = 100  # small enough for the feature maps to stay in a CPU's cache
     config.augment = "shift_flip"
     return with_variant(config, variant)

@@ -24,7 +24,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config()
     config.experiment = Path(__file__).stem
     config.model = "cnn"
-    config.eval_batch_size = 100  # small enough for the feature maps to stay in a CPU's cache
     config.dataset = "runs/five_shapes"
     config.num_validation = 0  # 50 pictures are too few to set some aside
     config.batch_size = 8

@@ -21,7 +21,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config()
     config.experiment = Path(__file__).stem
     config.model = "cnn"
-    config.eval_batch_size = 100  # small enough for the feature maps to stay in a CPU's cache
     config.augment = "translate_flip"
     config.max_translation = 3  # of 32 pixels: a tenth of the side, as in the reference
     return with_variant(config, variant)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import contestants, publish, roofline
+from benchmarks import contestants, costs, publish, roofline
 
 pytestmark = pytest.mark.medium
 
@@ -46,6 +46,24 @@ def test_our_contestant_trains_beyond_an_epoch_and_evaluates():
     ours.train(40)
     assert ours.num_parameters == 3_590_642
     assert ours.evaluate() > 0.5  # it memorizes the images
+
+
+def test_our_contestant_has_the_sizes_that_grow():
+    images, labels = np.zeros((32, 16, 16, 3), np.uint8), np.arange(32, dtype=np.int32) % 7
+    settings = contestants.Settings(batch_size=8, num_classes=7)
+    ours = contestants.build(contestants.OURS, "cnn", contestants.Images(images, labels, images, labels), settings)
+    convolutions = (4 * 3 + 1) * 16 + (4 * 16 + 1) * 32 + (4 * 32 + 1) * 64
+    assert ours.num_parameters == convolutions + (2 * 2 * 64 + 1) * 500 + (500 + 1) * 7
+
+
+def test_costs_and_engines_have_all_points_and_rounds():
+    points = json.loads((publish.RESULTS / "costs_cpu.json").read_text())["points"]
+    measured = [(point["grows"], point["work"][point["grows"]]) for point in points]
+    assert measured == [(name, value) for name, values in costs.GROWING.items() for value in values]
+    for state in json.loads((publish.RESULTS / "engines_cpu.json").read_text()).values():
+        for network in state["networks"].values():
+            assert list(network["contestants"]) == list(state["variants"])
+            assert min(len(rates["train"]) for rates in network["contestants"].values()) >= 5
 
 
 def test_speed_results_contain_all_rounds_of_all_contestants():
