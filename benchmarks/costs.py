@@ -112,8 +112,8 @@ def figure(record: dict[str, Any]) -> Figure:
                 memory = [each["peak_memory_mib"] / 1024 for each in measured]
                 column[1].plot(values[: len(memory)], memory, style, color=color)
             column[1].set(xlabel=TITLES[name])
-            column[0].set(xscale="log", yscale="log")
-            column[1].set(xscale="log", yscale="log")
+            for axis in column:
+                axis.set(xscale="log", yscale="log")
             column[1].set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
             column[1].minorticks_off()
         for axis, title, ticks in zip(axes[:, 0], ("training images/s", "peak memory, GiB"), TICKS, strict=True):

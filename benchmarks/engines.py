@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import table
 from benchmarks.contestants import OURS, Settings
 from benchmarks.machine import describe
-from benchmarks.speed import NETWORKS, Worker, measure, write_images
+from benchmarks.speed import NETWORKS, Worker, compile_in_turn, measure, write_images
 from cifar_flax.data.decoding import num_cpus
 from cifar_flax.ops.xla_options import ONE_PASS, YNN_FUSION_TYPE
 from cifar_flax.workdir.atomic import write_text
@@ -63,13 +63,11 @@ def load_of(num_processes: int) -> Iterator[None]:
 def compare(network: str, engines: Sequence[str], images: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measures all rounds of one network."""
     with ExitStack() as stack:
-        workers = []
-        for title in engines:  # one compiles after the other, because they share the cores
-            flags = {"XLA_FLAGS": ENGINES[title]}
-            worker = Worker(OURS, network, images, Settings(BATCH_SIZE), name=title, environment=flags)
-            stack.enter_context(worker)
-            print(f"{network:8}  {title:42} compiled in {worker.ready['compile_seconds']:6.1f} s", flush=True)
-            workers.append(worker)
+        contestants = (
+            Worker(OURS, network, images, Settings(BATCH_SIZE), name=title, environment={"XLA_FLAGS": ENGINES[title]})
+            for title in engines
+        )
+        workers = compile_in_turn(stack, contestants)
         with load_of(num_cpus() if options.busy else 0):
             return measure(workers, options.seconds, options.rounds)
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -111,12 +111,18 @@ def compare(network: str, names: Sequence[str], images: Path, options: argparse.
     """Measures all rounds of one network."""
     settings = Settings(options.batch_size)
     with ExitStack() as stack:
-        workers = []
-        for name in names:  # one compiles after the other, because they share the cores
-            worker = stack.enter_context(Worker(name, network, images, settings))
-            print(f"{network:8}  {name:34} compiled in {worker.ready['compile_seconds']:6.1f} s", flush=True)
-            workers.append(worker)
+        workers = compile_in_turn(stack, (Worker(name, network, images, settings) for name in names))
         return measure(workers, options.seconds, options.rounds)
+
+
+def compile_in_turn(stack: ExitStack, workers: Iterator[Worker]) -> list[Worker]:
+    """Starts the workers, which the stack ends. One compiles after the other, because they share the cores."""
+    started = []
+    for worker in workers:
+        stack.enter_context(worker)
+        print(f"{worker.network:8}  {worker.name:42} compiled in {worker.ready['compile_seconds']:6.1f} s", flush=True)
+        started.append(worker)
+    return started
 
 
 def measure(workers: Sequence[Worker], seconds: float, rounds: int) -> dict[str, Any]:

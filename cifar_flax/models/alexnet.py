@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.models.layers import KERNEL_INIT, BatchNorm, Conv
+from cifar_flax.models.layers import KERNEL_INIT, BatchNorm, keras_conv
 from cifar_flax.ops import LIBRARY, Lowering
 
 
@@ -31,13 +31,7 @@ class AlexNet(nn.Module):
         """Images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         lowering = self.lowering.when(train=train)
         max_pool = lowering.max_pool
-        conv = partial(
-            Conv,
-            kernel_init=KERNEL_INIT,
-            dtype=self.dtype,
-            conv_general_dilated=lowering.conv,
-            spread=lowering.spread,
-        )
+        conv = keras_conv(lowering, self.dtype)
         dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype, dot_general=lowering.dot_general)
         norm = partial(
             BatchNorm,

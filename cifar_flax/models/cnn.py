@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from cifar_flax.models.layers import KERNEL_INIT, Conv
+from cifar_flax.models.layers import KERNEL_INIT, keras_conv
 from cifar_flax.ops import LIBRARY, Lowering
 
 
@@ -26,13 +26,7 @@ class CNN(nn.Module):
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         lowering = self.lowering.when(train=train)
-        conv = partial(
-            Conv,
-            kernel_init=KERNEL_INIT,
-            dtype=self.dtype,
-            conv_general_dilated=lowering.conv,
-            spread=lowering.spread,
-        )
+        conv = keras_conv(lowering, self.dtype)
         dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         rates = (0.3, 0.4) if self.dropout is None else (self.dropout, self.dropout)
         x = images

@@ -1,6 +1,7 @@
 """Layers and initializers that several models share."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +27,13 @@ class Conv(nn.Conv):
         outputs = super().__call__(inputs)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         return outputs + self.spread(bias.astype(outputs.dtype), outputs.shape)
+
+
+def keras_conv(lowering: Lowering, dtype: Any) -> Callable[..., Conv]:
+    """`Conv` with Keras' initializer, computed as the lowering does."""
+    return partial(
+        Conv, kernel_init=KERNEL_INIT, dtype=dtype, conv_general_dilated=lowering.conv, spread=lowering.spread
+    )
 
 
 class BatchNorm(nn.Module):

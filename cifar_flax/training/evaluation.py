@@ -68,6 +68,11 @@ def make_evaluate(model: nn.Module, *, num_classes: int, batch_size: int, mesh: 
         all_logits = jnp.zeros((-(-images.shape[0] // batch_size) * batch_size, num_classes), jnp.float32)
         return lax.fori_loop(0, num_batches, add_batch, (Metrics.zero(), all_logits))
 
+    return jit_evaluation(evaluate, mesh)
+
+
+def jit_evaluation(evaluate: Callable[..., Any], mesh: Mesh) -> Any:
+    """Jits a function for evaluation on the devices of the mesh, with its own options for XLA."""
     options = evaluation_options(mesh.devices.flat[0].platform)
     return jax.jit(evaluate, out_shardings=replicated(mesh), compiler_options=options)
 

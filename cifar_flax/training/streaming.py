@@ -18,8 +18,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cifar_flax.data import Split
-from cifar_flax.ops.xla_options import evaluation_options
-from cifar_flax.training.evaluation import PlacedSplit, evaluate_batch
+from cifar_flax.training.evaluation import PlacedSplit, evaluate_batch, jit_evaluation
 from cifar_flax.training.job import Job
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.sharding import replicated
@@ -162,8 +161,7 @@ class StreamedEvaluation:
     def __init__(self, model: nn.Module, *, num_classes: int, batch_size: int, mesh: Mesh, tta: str = "none"):
         self._model, self._num_classes, self._tta = model, num_classes, tta
         self._batch_size, self._mesh = batch_size, mesh
-        options = evaluation_options(mesh.devices.flat[0].platform)
-        self._program: Any = jax.jit(self._add_piece, out_shardings=replicated(mesh), compiler_options=options)
+        self._program = jit_evaluation(self._add_piece, mesh)
 
     def lower(
         self, params: Any, batch_stats: Any, images: np.ndarray, _labels: np.ndarray, num_images: np.int32

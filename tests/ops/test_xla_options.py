@@ -98,7 +98,6 @@ def test_faulty_sums_are_one_warning(choose, monkeypatch, capsys, jaxlib, flags,
     assert all("jaxlib 0.10.2 may return wrong sums" in line for line in lines)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize(
     ("jaxlib", "flags", "platform", "chosen"),
     [
@@ -123,6 +122,7 @@ def test_evaluation_is_compiled_without_ynnpack():
     assert (options is None) or "ynn_fusion" not in text
 
 
+@pytest.mark.medium
 def test_installed_jaxlib_knows_the_options():
     """XLA ends the process at an unknown option in XLA_FLAGS."""
     options = os.environ["XLA_FLAGS"]  # set by conftest.py as by the commands
