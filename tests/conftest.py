@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 # must be set before jax is imported
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
@@ -14,6 +15,7 @@ import pytest
 from tiny import Tiny, tiny_split
 
 from cifar_flax import config, train
+from cifar_flax.cli import commandline
 from cifar_flax.data import Dataset
 from cifar_flax.models import MODELS
 from cifar_flax.ops.xla_options import choose_options
@@ -36,6 +38,12 @@ def _private_caches(tmp_path_factory):
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(autouse=True)
+def _errors_of_finalizers(monkeypatch):
+    """Reports them by pytest's hook, also after a command."""
+    monkeypatch.setattr(commandline, "_report_unraisable", sys.unraisablehook)
 
 
 @pytest.fixture

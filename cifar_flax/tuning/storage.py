@@ -58,11 +58,13 @@ class Storage:
         Raises:
             BadInput: it cannot be used.
         """
+        from sqlalchemy.pool import NullPool
+
         with self.errors():
             if self._url is None:
                 return optuna.storages.JournalStorage(Journal(self._journal))
-            # a connection may be closed by the server or a firewall during a long trial
-            return optuna.storages.RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True})
+            # a server or a firewall may close a connection that is idle during a long trial
+            return optuna.storages.RDBStorage(self._url, engine_kwargs={"poolclass": NullPool})
 
     @contextmanager
     def errors(self) -> Iterator[None]:
