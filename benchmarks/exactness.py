@@ -38,7 +38,7 @@ from cifar_flax.errors import BadInput
 from cifar_flax.training.evaluation import make_evaluate, place_split
 from cifar_flax.training.job import Job, init_state, make_job, resolve_config, zero_metrics
 from cifar_flax.training.state import TrainState
-from cifar_flax.training.steps import make_train_steps
+from cifar_flax.training.steps import make_epoch_order, make_train_steps
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
@@ -224,8 +224,10 @@ def training_step(
 ) -> tuple[dict[str, np.ndarray], str, Counter[str]]:
     """The first step. The first moments start at 0, so they are now a multiple of the gradients (plus weight decay)."""
     train, metrics = place_split(dataset.train, len(dataset.train), job.mesh), zero_metrics(job)
-    compiled = make_train_steps(job).lower(state, metrics, train.images, train.labels, np.int32(0)).compile()
-    state, metrics, diverged = compiled(state, metrics, train.images, train.labels, np.int32(1))
+    order = make_epoch_order(job, len(dataset.train))(state.rng, np.int32(0))
+    arguments = state, metrics, order, train.images, train.labels, np.int32(1)
+    compiled = make_train_steps(job).lower(*arguments).compile()
+    state, metrics, diverged = compiled(*arguments)
     assert not diverged
     moments = optax.tree_utils.tree_get(state.opt_state, "trace" if config.optimizer == "sgd" else "mu")
     arrays = named("gradients", {"loss": metrics.loss_sum, "gradients": moments})

@@ -97,7 +97,8 @@ def exchange(port: str, process: str) -> None:
     seconds = []
     for number in range(NUM_EXCHANGES):
         started = time.perf_counter()
-        gather({"function": "train_steps", "arguments": ["state", "metrics", "train.images", "train.labels", number]})
+        arguments = ["state", "metrics", "order", "train.images", "train.labels", number]
+        gather({"function": "train_steps", "arguments": arguments})
         seconds.append(time.perf_counter() - started)
     print(1000 * statistics.median(seconds))
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_flax.data import load
+from cifar_flax.data import Dataset, load
 from cifar_flax.data.remarks import remarks
 from cifar_flax.errors import Diverged, warn
 from cifar_flax.interruption import Interruption
@@ -30,7 +30,7 @@ from cifar_flax.training.checks import check_config
 from cifar_flax.training.evaluation import evaluate_split
 from cifar_flax.training.job import Job, make_job_for, resolve_config, zero_metrics
 from cifar_flax.training.memory import batch_fits, too_large
-from cifar_flax.training.programs import Programs, evaluate_test, make_programs
+from cifar_flax.training.programs import Programs, evaluate_test, start_compiling
 from cifar_flax.training.steps import what_diverged
 from cifar_flax.weights.start import refuse_replaced
 from cifar_flax.workdir import identity
@@ -45,10 +45,10 @@ FIRST_CHUNK = 1  # steps, in each epoch, before its speed is known
 
 
 class Parts(NamedTuple):
-    """What a search, or a sweep in one program, replaces in a run: `RunLog` and `make_programs`."""
+    """What a search, or a sweep in one program, replaces in a run."""
 
-    make_log: Callable[..., RunLog]
-    make_programs: Callable[..., Programs]
+    make_log: Callable[..., RunLog] = RunLog
+    start_compiling: Callable[[Job, Dataset, ConfigDict], Callable[[], Programs]] = start_compiling
 
 
 def train_and_evaluate(
@@ -84,7 +84,7 @@ def train_and_evaluate(
         with lock_workdir(records.workdir):
             records.read()  # another process may have written here until now
             if not is_done(records, config):
-                train(config, records, devices, profile, parts or Parts(RunLog, make_programs))
+                train(config, records, devices, profile, parts or Parts())
     elif profile:
         warn("--profile: nothing is trained, so nothing is profiled; choose a new --workdir")
     console.result(records.run, records.workdir)
@@ -123,12 +123,13 @@ def train(config: ConfigDict, records: Records, devices: list[jax.Device], profi
         parts.make_log(job, dataset, config, records, saved.data) as log,
     ):
         position = saved.restore_or_init(dataset.train.images)
+        finish_compiling = parts.start_compiling(job, dataset, config)
         records.begin(config, identity.describe_run(config) | saved.data | environment(devices), position.step)
         saved.reset_records(position)
         log.begin(position)
-        programs = parts.make_programs(job, position.state, position.metrics, dataset, config)
+        programs = finish_compiling()
         records.update(compile_seconds=programs.compile_seconds)
-        log.compiled(programs, position)
+        log.compiled(programs)
         if profile:
             profile_steps(job, programs, position, records.workdir / "profile")
         while len(position.epochs) < job.num_epochs and not stops_early(position.epochs, config.patience):
@@ -152,13 +153,15 @@ def train_epoch(
         Interrupted: a signal arrived before the end of the epoch; the position is saved.
         Diverged: a loss or a parameter is not finite; the message names the step.
     """
-    step, stop = position.step, job.steps_after(len(position.epochs) + 1)
+    epoch = len(position.epochs)
+    step, stop = position.step, job.steps_after(epoch + 1)
+    order = programs.epoch_order(position.state.rng, np.int32(epoch))
     chunk, chunk_seconds = FIRST_CHUNK, min(CHUNK_SECONDS, saved.interval)
     with log.progress(position) as progress:
         while step < stop:
             first, seconds = step, position.seconds
             step = min(step + chunk, stop)
-            position = train_chunk(programs, position, step)
+            position = train_chunk(programs, position, order, step)
             speed = (step - first) / (position.seconds - seconds)  # steps per second
             chunk = max(1, round(chunk_seconds * speed))
             progress.update(int(position.metrics.num_images), *position.metrics.means(), speed * job.batch_size)
@@ -168,12 +171,15 @@ def train_epoch(
     return position
 
 
-def train_chunk(programs: Programs, position: Position, stop: int) -> Position:
-    """Trains up to step `stop` of the current epoch in one call. Raises Diverged if a value is not finite."""
+def train_chunk(programs: Programs, position: Position, order: jax.Array, stop: int) -> Position:
+    """Trains up to step `stop` of the current epoch, which has this order, in one call.
+
+    Raises Diverged if a value is not finite.
+    """
     start = time.perf_counter()
     with batch_fits("config.batch_size", programs.batch_size):
         state, metrics, diverged = programs.train_steps(
-            position.state, position.metrics, programs.train.images, programs.train.labels, np.int32(stop)
+            position.state, position.metrics, order, programs.train.images, programs.train.labels, np.int32(stop)
         )
         diverged = bool(diverged)  # waits for the device
     if diverged:

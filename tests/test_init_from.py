@@ -13,6 +13,7 @@ from cifar_flax import evaluate, export, inference, predict, report, train
 from cifar_flax.data import Dataset
 from cifar_flax.errors import BadInput, Interrupted
 from cifar_flax.inference import load_run
+from cifar_flax.resume import SavedPositions
 from cifar_flax.train import train_and_evaluate
 from cifar_flax.training.job import abstract_state, make_job
 from cifar_flax.weights import start
@@ -85,13 +86,14 @@ def single_steps(monkeypatch):
 def first_states(monkeypatch):
     """The states before the first step of the runs of this test."""
     states = []
-    make_programs = train.make_programs
+    restore_or_init = SavedPositions.restore_or_init
 
-    def spy(job, state, *arguments):
-        states.append(jax.device_get(state.replace(rng=0)))
-        return make_programs(job, state, *arguments)
+    def spy(saved, images):
+        position = restore_or_init(saved, images)
+        states.append(jax.device_get(position.state.replace(rng=0)))
+        return position
 
-    monkeypatch.setattr(train, "make_programs", spy)
+    monkeypatch.setattr(SavedPositions, "restore_or_init", spy)
     return states
 
 

@@ -16,7 +16,7 @@ from cifar_flax.sweep import main as sweep
 from cifar_flax.sweeping.meeting import Meeting
 from cifar_flax.sweeping.together import train_many
 from cifar_flax.training.job import init_state, make_job, resolve_config, zero_metrics
-from cifar_flax.training.steps import train_steps
+from cifar_flax.training.steps import epoch_order, train_steps
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -86,8 +86,10 @@ def test_mapped_steps_are_those_of_each_seed_and_a_diverged_one_does_not_disturb
     images, labels = jnp.asarray(tiny_dataset.train.images), jnp.asarray(tiny_dataset.train.labels)
     params = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), bad.params)
     steps = jax.jit(lambda *arguments: train_steps(job, *arguments))
-    last, metrics, _ = steps(last, zero_metrics(job), images, labels, np.int32(1))  # ahead of the others
-    seeds = [(first, zero_metrics(job)), (bad.replace(params=params), zero_metrics(job)), (last, metrics)]
+    orders = [epoch_order(state.rng, 0, len(labels)) for state in (first, bad, last)]
+    last, metrics, _ = steps(last, zero_metrics(job), orders[2], images, labels, np.int32(1))  # ahead of the others
+    bad = bad.replace(params=params)
+    seeds = list(zip([first, bad, last], [zero_metrics(job), zero_metrics(job), metrics], orders, strict=True))
     stops = np.array([3, 3, 4], np.int32)
     many = jax.jit(lambda *arguments: train_many(job, *arguments))(*zip(*seeds, strict=True), images, labels, stops)
     assert [bool(diverged) for _, _, diverged in many] == [False, True, False]

@@ -66,7 +66,8 @@ def test_events_need_three_packages(name, tmp_path, without, capsys):
         pytest.importorskip("tensorflow")
     without(name)
     assert not tensorboard.can_write_events()
-    with tensorboard.TensorBoard(tmp_path, step=0) as events:
+    with tensorboard.TensorBoard(tmp_path) as events:
+        events.begin(step=0)
         events.write_test(0, {"test_loss": 1.0})
     assert capsys.readouterr().err == f"{NO_EVENTS}{name} is not installed{ADVICE}"
     assert list(tmp_path.iterdir()) == []
@@ -75,7 +76,8 @@ def test_events_need_three_packages(name, tmp_path, without, capsys):
 @pytest.mark.parametrize("error", [ImportError("no GLIBC"), AttributeError("_ARRAY_API\nnot found"), TypeError("x")])
 def test_broken_tensorflow_is_one_line(error, tmp_path, without, capsys):
     without("tensorflow", error=error)
-    with tensorboard.TensorBoard(tmp_path, step=0) as events:
+    with tensorboard.TensorBoard(tmp_path) as events:
+        events.begin(step=0)
         events.write_config({"seed": 0})
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     line = f"{NO_EVENTS}tensorflow, clu or tensorboard cannot be imported ({reason}){ADVICE}"

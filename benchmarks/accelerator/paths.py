@@ -49,7 +49,7 @@ def compare(experiment: str, batch_size: int, num_batches: int, dataset: str) ->
     data = first_images(load(config), batch_size * num_batches + 1, config.eval_batch_size)
     job = make_job_for(config, data, devices)
     state = jax.jit(partial(init_state, job))(jax.random.key(0), data.train.images)
-    resident, streamed = programs = [programs_of(job, config, state, data, stream) for stream in (False, True)]
+    resident, streamed = programs = [programs_of(job, config, data, stream) for stream in (False, True)]
     epochs = [num_batches, 2 * num_batches]
     cuts = sorted({1, num_batches // 2, *epochs, 2 * num_batches - 1})
     trained, whole = train(job, resident, epochs, state)
@@ -73,10 +73,10 @@ def first_images(data: Dataset, num_train: int, eval_batch_size: int) -> Dataset
     return Dataset(data.train[:num_train], data.validation, data.test[:num_test], data.class_names)
 
 
-def programs_of(job: Job, config: ConfigDict, state: TrainState, data: Dataset, stream: bool) -> Programs:
+def programs_of(job: Job, config: ConfigDict, data: Dataset, stream: bool) -> Programs:
     config = config.copy_and_resolve_references()
     config.stream = stream
-    return make_programs(job, state, zero_metrics(job), data, config)
+    return make_programs(job, data, config)
 
 
 def train(
@@ -84,9 +84,10 @@ def train(
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """The state after one call for each of the stops, and all of its arrays by name, with the metrics."""
     state, metrics = jax.tree.map(jnp.copy, state), zero_metrics(job)
+    order = programs.epoch_order(state.rng, np.int32(int(state.step) // job.steps_per_epoch))
     for stop in stops:
         state, metrics, diverged = programs.train_steps(
-            state, metrics, programs.train.images, programs.train.labels, np.int32(stop)
+            state, metrics, order, programs.train.images, programs.train.labels, np.int32(stop)
         )
         assert not diverged
     arrays = (state.params, state.batch_stats, state.opt_state, state.average, metrics)
@@ -165,7 +166,7 @@ def resume(experiment: str, overrides: dict[str, Any], dataset: str) -> dict[str
         undisturbed, resumed = Path(folder, "undisturbed"), Path(folder, "resumed")
         train_and_evaluate(config, undisturbed)
         try:
-            train_and_evaluate(config, resumed, parts=Parts(InterruptedLog, make_programs))
+            train_and_evaluate(config, resumed, parts=Parts(InterruptedLog))
             raise AssertionError("the run was not interrupted")
         except Interrupted:
             train_and_evaluate(config, resumed)

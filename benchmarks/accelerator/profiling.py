@@ -31,7 +31,7 @@ def profile(experiment: str, overrides: dict[str, Any], dataset: str) -> dict[st
     job = make_job_for(config, data, devices)
     state = jax.jit(partial(init_state, job))(jax.random.key(0), data.train.images)
     position = Position(state, zero_metrics(job), epochs=[], seconds=0.0)
-    programs = make_programs(job, state, position.metrics, data, config)
+    programs = make_programs(job, data, config)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         profile_steps(job, programs, position, Path(folder))
         lines = Path(folder, TABLE).read_text().splitlines()

@@ -33,17 +33,20 @@ class Ours:
         self.metrics = zero_metrics(self.job)
         self.state = jax.jit(partial(init_state, self.job))(jax.random.key(0), images.train_images)
         self.num_parameters = count_parameters(self.state.params)
-        self.programs = make_programs(self.job, self.state, self.metrics, dataset, config)
+        self.programs = make_programs(self.job, dataset, config)
         self.compile_seconds = self.programs.compile_seconds
         self.step = 0
 
     def train(self, num_steps: int) -> None:
         train = self.programs.train
         while num_steps:
-            chunk = min(num_steps, self.job.steps_per_epoch - self.step % self.job.steps_per_epoch)
+            epoch, done = divmod(self.step, self.job.steps_per_epoch)
+            if not done:
+                self.order = self.programs.epoch_order(self.state.rng, np.int32(epoch))
+            chunk = min(num_steps, self.job.steps_per_epoch - done)
             self.step, num_steps = self.step + chunk, num_steps - chunk
             self.state, self.metrics, diverged = self.programs.train_steps(
-                self.state, self.metrics, train.images, train.labels, np.int32(self.step)
+                self.state, self.metrics, self.order, train.images, train.labels, np.int32(self.step)
             )
             assert not diverged
 

@@ -209,4 +209,4 @@ def follow_process_0(config: ConfigDict, dataset: Dataset) -> NoReturn:
     config = resolve_config(with_absolute_paths(config), devices)
     job = make_job_for(config, dataset, devices)
     state, metrics = abstract_state(job, dataset.image_shape)
-    follow(make_programs(job, state, metrics, dataset, config), job, state, metrics)
+    follow(make_programs(job, dataset, config), job, state, metrics)

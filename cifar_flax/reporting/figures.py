@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from cifar_flax.reporting.calibration import Calibration
 from cifar_flax.workdir.atomic import atomic_write
@@ -46,13 +47,6 @@ def _styled(more: Mapping[str, Any] | None = None) -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary, _styled():
-        figure.savefig(temporary, format="png")
-
-
 def svg(figure: Figure) -> str:
     """The figure as an SVG document. Equal figures give equal text."""
     with _styled({"svg.hashsalt": "cifar_flax"}):
@@ -62,12 +56,19 @@ def svg(figure: Figure) -> str:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The figure as an image [1, H, W, 3] uint8, as TensorBoard takes it."""
+    """The figure as an image [H, W, 3] uint8."""
     with _styled():
         figure.set_dpi(STYLE["savefig.dpi"])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[None, :, :, :3].copy()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save(image: np.ndarray, path: Path) -> None:
+    """Writes an image [H, W, 3] uint8 as a PNG file, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        Image.fromarray(image).save(temporary, format="png")
 
 
 def labeled_images(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:

@@ -47,10 +47,11 @@ def profile_steps(job: Job, programs: Programs, position: Position, folder: Path
         warn("--profile: all steps are trained already, so nothing is profiled")
         return
     with _copy_fits():
-        seconds = min(_train_copy(programs, position, 1) for _ in range(2))
+        order = programs.epoch_order(position.state.rng, np.int32(position.step // job.steps_per_epoch))
+        seconds = min(_train_copy(programs, position, order, 1) for _ in range(2))
         num_steps = min(num_left, MAX_STEPS, max(1, round(MAX_SECONDS / seconds)))
         with _recorded(folder):
-            seconds = _train_copy(programs, position, num_steps)
+            seconds = _train_copy(programs, position, order, num_steps)
     newest = max(folder.glob("plugins/profile/*"), key=lambda path: path.stat().st_mtime)
     (newest / TRACE).replace(folder / TRACE)
     profile = ProfileData.from_file(str(next(newest.glob("*.xplane.pb"))))
@@ -59,13 +60,14 @@ def profile_steps(job: Job, programs: Programs, position: Position, folder: Path
     console.say(f"view it     drop {TRACE} onto ui.perfetto.dev, or: pip install xprof; xprof --logdir {folder}\n")
 
 
-def _train_copy(programs: Programs, position: Position, num_steps: int) -> float:
+def _train_copy(programs: Programs, position: Position, order: jax.Array, num_steps: int) -> float:
     """Trains a copy of the position, which is discarded, and returns the seconds that it took."""
     state, metrics = jax.tree.map(jnp.copy, (position.state, position.metrics))  # the function overwrites them
     stop = np.int32(position.step + num_steps)
-    jax.block_until_ready((state, metrics))
+    arguments = state, metrics, order, programs.train.images, programs.train.labels, stop
+    jax.block_until_ready(arguments)
     start = time.perf_counter()
-    jax.block_until_ready(programs.train_steps(state, metrics, programs.train.images, programs.train.labels, stop))
+    jax.block_until_ready(programs.train_steps(*arguments))
     return time.perf_counter() - start
 
 

@@ -23,8 +23,9 @@ class RunFigures:
         self._folder, self._tensorboard = folder, tensorboard
 
     def _add(self, name: str, figure: Figure, step: int = 0) -> None:
-        figures.save(figure, self._folder / f"{name}.png")
-        self._tensorboard.write_image(step, name, figures.pixels(figure))
+        image = figures.pixels(figure)
+        figures.save(image, self._folder / f"{name}.png")
+        self._tensorboard.write_image(step, name, image)
 
     def add_training_images(self, dataset: Dataset) -> None:
         train = dataset.train[:NUM_TRAINING]

@@ -31,6 +31,7 @@ class RunLog:
         devices = list(self._job.mesh.devices.flat)
         start = self._data.get("init_from")
         console.first_screen(self._config, self._dataset, devices, self._records.workdir, start)
+        self._tensorboard = self._open.enter_context(TensorBoard(self._records.workdir))
         return self
 
     def __exit__(
@@ -39,17 +40,16 @@ class RunLog:
         self._open.__exit__(kind, error, trace)
 
     def begin(self, position: Position) -> None:
-        """Shows the model and where the run starts, and opens TensorBoard, which loads during the compilation."""
+        """Shows the model and where the run starts. Writes the missing events, or the figures of the inputs at step 0.
+
+        The programs are compiled meanwhile.
+        """
         job = self._job
         if position.step:
             console.say(f"resuming after step {position.step:,} of {job.num_steps:,}\n")
         console.say(console.model_table(job.model, self._dataset.image_shape))
-        self._tensorboard = self._open.enter_context(TensorBoard(self._records.workdir, position.step))
+        self._tensorboard.begin(position.step)
         self._figures = RunFigures(self._records.workdir / "figures", self._tensorboard)
-
-    def compiled(self, programs: Programs, position: Position) -> None:
-        """Writes the missing events of a resumed run, or the figures of the inputs of a new one."""
-        console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
         self._tensorboard.complete(position.epochs, position.state.params)
         self._tensorboard.write_config(self._config.to_dict())
         if position.step == 0:
@@ -57,6 +57,9 @@ class RunLog:
             if self._config.augment != "none":
                 key = split_rng(position.state.rng).augmentation
                 self._figures.add_augmented_images(self._dataset, self._job.augmentation, key)
+
+    def compiled(self, programs: Programs) -> None:
+        console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
 
     def progress(self, position: Position) -> console.EpochProgress:
         """The progress bar of the epoch that the position is in."""

@@ -22,13 +22,12 @@ from cifar_flax.data import Dataset
 from cifar_flax.errors import BadInput
 from cifar_flax.interruption import Interruption
 from cifar_flax.reporting.listener import Listener, listening
-from cifar_flax.reporting.run_log import RunLog
 from cifar_flax.sweeping.meeting import Meeting
 from cifar_flax.train import Parts, train_and_evaluate
 from cifar_flax.training.job import Job
 from cifar_flax.training.memory import fits
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.programs import Programs, make_programs
+from cifar_flax.training.programs import Programs, make_programs, shapes
 from cifar_flax.training.sharding import replicated
 from cifar_flax.training.state import TrainState
 from cifar_flax.training.steps import Carry, train_steps
@@ -39,13 +38,14 @@ class Part:
 
     Attributes:
         state, metrics, diverged: the current ones.
+        order: of the epoch.
         stop: the step up to which the seed is trained.
         steps_left: until then; 0 if it has diverged.
         error: raised by the program.
     """
 
-    def __init__(self, state: TrainState, metrics: Metrics, stop: int) -> None:
-        self.state, self.metrics, self.diverged = state, metrics, False
+    def __init__(self, state: TrainState, metrics: Metrics, order: Array, stop: int) -> None:
+        self.state, self.metrics, self.diverged, self.order = state, metrics, False, order
         self.stop, self.steps_left = stop, stop - int(state.step)
         self.error: Exception | None = None
 
@@ -89,7 +89,7 @@ class Together:
     def train(self, config: ConfigDict, workdir: Path, listener: Listener) -> dict[str, Any]:
         with self._meeting.turn(), listening(Pausing(listener, self._meeting.pause)):
             self._interruption.raise_if_received()
-            return train_and_evaluate(config, workdir, parts=Parts(RunLog, self._make_programs))
+            return train_and_evaluate(config, workdir, parts=Parts(start_compiling=self._start_compiling))
 
     def stop(self) -> None:
         """Nothing to do: the runs are in this process, and see the interruption."""
@@ -97,26 +97,30 @@ class Together:
     def kill(self) -> None:
         """Nothing to do: a thread cannot be ended from outside, and the interruption ends them at a safe point."""
 
-    def _make_programs(
-        self, job: Job, state: TrainState, metrics: Metrics, dataset: Dataset, config: ConfigDict
-    ) -> Programs:
+    def _start_compiling(self, job: Job, dataset: Dataset, config: ConfigDict) -> Callable[[], Programs]:
         if config.stream:
             raise BadInput(
                 "config.stream: images that stay on the host are not valid with --together; leave --together out"
             )
         if self._programs is None:
-            self._job, self._programs = job, make_programs(job, state, metrics, dataset, config)
+            self._job, self._programs = job, make_programs(job, dataset, config)
+        return partial(self._finish_compiling, *shapes(job, dataset))
+
+    def _finish_compiling(self, *seed: Any) -> Programs:
+        assert self._programs
         self._meeting.pause()  # until it is known how many seeds there are, since some may be done or locked
         start = time.perf_counter()
         if self._meeting.num_present > 1:
             with _seeds_fit(self._meeting.num_present):
-                self._program([Part(state, metrics, 0)] * self._meeting.num_present)
+                self._program([seed] * self._meeting.num_present)
         seconds = self._programs.compile_seconds + time.perf_counter() - start
         self._programs = self._programs._replace(compile_seconds=seconds)
         return self._programs._replace(train_steps=self._train_steps)
 
-    def _train_steps(self, state: TrainState, metrics: Metrics, _images: Array, _labels: Array, stop: Array) -> Any:
-        part = Part(state, metrics, int(stop))
+    def _train_steps(
+        self, state: TrainState, metrics: Metrics, order: Array, _images: Array, _labels: Array, stop: Array
+    ) -> Any:
+        part = Part(state, metrics, order, int(stop))
         while part.steps_left:
             self._meeting.meet(part)
             if part.error:
@@ -139,45 +143,53 @@ class Together:
         assert self._programs
         images, labels, _ = self._programs.train
         for part in parts:
-            carry = self._programs.train_steps(part.state, part.metrics, images, labels, np.int32(part.stop))
+            arguments = part.state, part.metrics, part.order, images, labels, np.int32(part.stop)
+            carry = self._programs.train_steps(*arguments)
             part.advance(carry, part.steps_left)
 
     def _train_together(self, parts: list[Part], num_steps: int) -> None:
         stops = np.array([part.stop - part.steps_left + num_steps for part in parts], np.int32)
-        carries = self._program(parts)(*self._arguments(parts), stops)
+        seeds = [(part.state, part.metrics, part.order) for part in parts]
+        carries = self._program(seeds)(*self._arguments(seeds), stops)
         for part, carry in zip(parts, carries, strict=True):
             part.advance(carry, num_steps)
 
-    def _program(self, parts: list[Part]) -> Any:
-        """The compiled function for as many seeds as there are parts."""
+    def _program(self, seeds: list[tuple[Any, Any, Any]]) -> Any:
+        """The compiled function for so many seeds, of which it needs the shapes."""
         assert self._job
-        count = len(parts)
+        count = len(seeds)
         if count not in self._compiled:
             many = partial(train_many, self._job)
             program = jax.jit(many, donate_argnums=(0, 1), out_shardings=replicated(self._job.mesh))
-            self._compiled[count] = program.lower(*self._arguments(parts), np.zeros(count, np.int32)).compile()
+            self._compiled[count] = program.lower(*self._arguments(seeds), np.zeros(count, np.int32)).compile()
         return self._compiled[count]
 
-    def _arguments(self, parts: list[Part]) -> tuple[Any, ...]:
-        """Those of `train_many` between the job and the stops."""
+    def _arguments(self, seeds: list[tuple[Any, Any, Any]]) -> tuple[Any, ...]:
+        """Those of `train_many` between the job and the stops; `seeds` are states, metrics and orders."""
         assert self._programs
         images, labels, _ = self._programs.train
-        return tuple(part.state for part in parts), tuple(part.metrics for part in parts), images, labels
+        return *zip(*seeds, strict=True), images, labels
 
 
 def train_many(
-    job: Job, states: Sequence[TrainState], metrics: Sequence[Metrics], images: Array, labels: Array, stops: Array
+    job: Job,
+    states: Sequence[TrainState],
+    metrics: Sequence[Metrics],
+    orders: Sequence[Array],
+    images: Array,
+    labels: Array,
+    stops: Array,
 ) -> tuple[Any, ...]:
-    """`train_steps` of N seeds, each with its own state and metrics, up to its own step of `stops` [N] int32.
+    """`train_steps` of N seeds, each with its own state, metrics and order, to its own step of `stops` [N] int32.
 
     A seed that diverges keeps its state, and the others are trained on.
 
     Returns:
         For each seed, what `train_steps` returns.
     """
-    stacked = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, metrics))
+    stacked = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, metrics, orders))
     train: Any = partial(train_steps, job)
-    carries = jax.vmap(train, in_axes=(0, 0, None, None, 0))(*stacked, images, labels, stops)
+    carries = jax.vmap(train, in_axes=(0, 0, 0, None, None, 0))(*stacked, images, labels, stops)
     return tuple(jax.tree.map(lambda leaf, index=index: leaf[index], carries) for index in range(len(states)))
 
 

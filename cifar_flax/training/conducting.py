@@ -22,7 +22,7 @@ from cifar_flax.training.sharding import place, replicated
 from cifar_flax.training.state import TrainState
 
 BLOCK_SIZE = 1024  # bytes of a message that are exchanged at once
-FUNCTIONS = ("train_steps", "evaluate", "evaluate_tta")  # of Programs
+FUNCTIONS = ("epoch_order", "train_steps", "evaluate", "evaluate_tta")  # of Programs
 SPLITS = ("train", "validation", "test")
 
 
@@ -69,7 +69,7 @@ def send(tree: Any, like: Any, job: Job) -> Any:
 
 
 class SharedArrays:
-    """The arrays that all processes hold, by name: the splits, and the state and the metrics after the last step."""
+    """The arrays that all processes hold, by name: the splits, the order of the epoch, the state and the metrics."""
 
     def __init__(self, programs: Any):
         self._shared = {f"{name}.{field}": array for name in SPLITS for field, array in _fields(programs, name)}
@@ -85,9 +85,8 @@ class SharedArrays:
     def keep(self, function: str, outputs: Any) -> Any:
         """Keeps the outputs of a function. Returns them as the loop of process 0 gets them."""
         own = jax.tree.map(lambda leaf: leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf, outputs)
-        if function == "train_steps":
-            self._shared |= _named(*outputs)
-            self._own |= _named(*own)
+        self._shared |= _named(function, outputs)
+        self._own |= _named(function, own)
         return own
 
 
@@ -95,8 +94,15 @@ def _fields(programs: Any, split: str) -> list[tuple[str, Any]]:
     return [(field, getattr(getattr(programs, split), field)) for field in ("images", "labels")]
 
 
-def _named(state: TrainState, metrics: Metrics, _diverged: Any) -> dict[str, Any]:
-    return {"state": state, "metrics": metrics, "params": state.params, "batch_stats": state.batch_stats}
+def _named(function: str, outputs: Any) -> dict[str, Any]:
+    """What later calls may be given, by name."""
+    if function == "epoch_order":
+        return {"order": outputs}
+    if function == "train_steps":
+        state, metrics, _ = outputs
+        named = {name: getattr(state, name) for name in ("rng", "params", "batch_stats")}
+        return {"state": state, "metrics": metrics, **named}
+    return {}
 
 
 class Conducted:
@@ -141,10 +147,15 @@ def follow(programs: Any, job: Job, state: TrainState, metrics: Metrics) -> NoRe
     """
     shared = SharedArrays(programs)
     network = (state.params, state.batch_stats)
-    shapes = {"train_steps": (state, metrics), "evaluate": network, "evaluate_tta": network}
+    shapes: dict[str, tuple[Any, ...]] = {
+        "epoch_order": (state.rng,),
+        "train_steps": (state, metrics),
+        "evaluate": network,
+        "evaluate_tta": network,
+    }
     while True:
-        order = gather(None)[0]
-        name, described = order["function"], order["arguments"]
+        message = gather(None)[0]
+        name, described = message["function"], message["arguments"]
         like = [*shapes[name], *[None] * len(described)]
         values = [_value(what, None, like[i], shared, job) for i, what in enumerate(described)]
         shared.keep(name, getattr(programs, name)(*values))

@@ -37,16 +37,24 @@ def make_train_steps(job: Job) -> Any:
     return jax.jit(partial(train_steps, job), donate_argnums=(0, 1), out_shardings=replicated(job.mesh))
 
 
-def train_steps(job: Job, state: TrainState, metrics: Metrics, images: Array, labels: Array, stop: Array) -> Carry:
+def make_epoch_order(job: Job, num_images: int) -> Any:
+    """Jits `epoch_order` for a training set of `num_images`."""
+    return jax.jit(partial(epoch_order, num_images=num_images), out_shardings=replicated(job.mesh))
+
+
+def train_steps(
+    job: Job, state: TrainState, metrics: Metrics, order: Array, images: Array, labels: Array, stop: Array
+) -> Carry:
     """Trains from `state.step` up to, but not including, step `stop` of the same epoch.
 
-    Each step gathers its batch from the epoch's permutation of the images, augments it, and calls `train_step`. The
-    result is bitwise identical, however an epoch is divided into calls.
+    Each step gathers its batch, augments it, and calls `train_step`. The result is bitwise identical, however an epoch
+    is divided into calls.
 
     Args:
         job: the model, the optimizer, the augmentation and the sizes.
         state: at any step of an epoch.
         metrics: sums over the epoch so far.
+        order: [N] int32, the epoch's permutation of the training set (`epoch_order`).
         images: [N, H, W, C] uint8, the training set.
         labels: [N] int32.
         stop: int32 scalar.
@@ -55,7 +63,6 @@ def train_steps(job: Job, state: TrainState, metrics: Metrics, images: Array, la
         The new state and metrics, and `diverged` (bool scalar). It is True if a loss is not finite, in which case the
         state is the one before that step, and if a parameter is not finite at the end.
     """
-    order = epoch_order(state.rng, state.step // job.steps_per_epoch, images.shape[0])
 
     def batch_of(step: Array) -> Batch:
         indices = lax.dynamic_slice_in_dim(order, step * job.batch_size, job.batch_size)

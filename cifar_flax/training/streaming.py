@@ -23,7 +23,7 @@ from cifar_flax.training.job import Job
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.sharding import replicated
 from cifar_flax.training.state import TrainState
-from cifar_flax.training.steps import Batch, Carry, epoch_order, train_on
+from cifar_flax.training.steps import Batch, Carry, train_on
 
 # Of the images of a piece. Large enough to hide the cost of a call, small enough that the first piece of an epoch, for
 # which the devices wait, arrives soon. Two pieces are in memory at a time.
@@ -87,15 +87,15 @@ class StreamedSteps:
 
     def __init__(self, job: Job):
         self._job = job
-        jit = partial(jax.jit, out_shardings=replicated(job.mesh))
-        self._program: Any = jit(partial(train_piece, job), donate_argnums=(0, 1))
-        self._order = jit(epoch_order, static_argnums=2)
+        jit = partial(jax.jit, donate_argnums=(0, 1), out_shardings=replicated(job.mesh))
+        self._program: Any = jit(partial(train_piece, job))
         self._length = 0  # batches per piece
-        self._epoch, self._rows = -1, np.empty((0, job.batch_size), np.int32)  # [steps, B], the order of the epoch
+        self._order: Array | None = None  # of the current epoch
+        self._rows = np.empty((0, job.batch_size), np.int32)  # [steps, B], the same on the host
         self._sent: dict[int, Piece] = {}  # the newest piece, by the number of its first batch
 
     def lower(
-        self, state: TrainState, metrics: Metrics, images: np.ndarray, _labels: np.ndarray, stop: np.int32
+        self, state: TrainState, metrics: Metrics, _order: Any, images: np.ndarray, _labels: np.ndarray, stop: np.int32
     ) -> "StreamedSteps":
         """Lowers the program for arguments of these shapes."""
         self._length = min(batches_per_piece(self._job.batch_size, images.shape[1:]), self._job.steps_per_epoch)
@@ -112,15 +112,15 @@ class StreamedSteps:
         return self._program.as_text() or ""
 
     def __call__(
-        self, state: TrainState, metrics: Metrics, images: np.ndarray, labels: np.ndarray, stop: np.int32
+        self, state: TrainState, metrics: Metrics, order: Array, images: np.ndarray, labels: np.ndarray, stop: np.int32
     ) -> tuple[TrainState, Metrics, Any]:
         """As `train_steps`, but checks the parameters after each piece. Returns before they are computed."""
         step = int(state.step)
-        epoch, start = step // self._job.steps_per_epoch, step - step % self._job.steps_per_epoch
+        start = step - step % self._job.steps_per_epoch
         end = start + self._job.steps_per_epoch
         last = min(int(stop), end)
-        if epoch != self._epoch:
-            self._begin(epoch, np.asarray(self._order(state.rng, np.int32(epoch), len(labels))))
+        if order is not self._order:
+            self._begin(order)
         diverged: Any = np.False_
         while step < last:
             piece = self._send(step - start, images, labels)
@@ -131,9 +131,10 @@ class StreamedSteps:
                 self._send(step - start, images, labels)  # for the next piece of this call, or for the next call
         return state, metrics, diverged
 
-    def _begin(self, epoch: int, order: np.ndarray) -> None:
+    def _begin(self, order: Array) -> None:
         num_used = self._job.steps_per_epoch * self._job.batch_size
-        self._epoch, self._rows, self._sent = epoch, order[:num_used].reshape(-1, self._job.batch_size), {}
+        self._order, self._sent = order, {}
+        self._rows = np.asarray(order)[:num_used].reshape(-1, self._job.batch_size)
 
     def _send(self, batch: int, images: np.ndarray, labels: np.ndarray) -> Piece:
         """The piece with this batch of the epoch. It is sent, unless it is the newest one."""

@@ -13,7 +13,6 @@ from cifar_flax.errors import BadInput, Diverged, Stopped, Unwritable
 from cifar_flax.reporting.run_log import RunLog
 from cifar_flax.resume import Position
 from cifar_flax.train import Parts, train_and_evaluate
-from cifar_flax.training.programs import make_programs
 from cifar_flax.tuning.study import SharedStudy
 from cifar_flax.workdir.identity import DATA_FIELDS
 
@@ -51,7 +50,7 @@ def train_trial(study: SharedStudy, trial: optuna.Trial, config: ConfigDict) -> 
     folder = study.folder(trial.number)
     try:
         with screen(folder):
-            train_and_evaluate(config, folder, parts=Parts(partial(TrialLog, study, trial), make_programs))
+            train_and_evaluate(config, folder, parts=Parts(partial(TrialLog, study, trial)))
     except Stopped:
         pass
     except Diverged as error:

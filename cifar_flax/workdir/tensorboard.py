@@ -7,7 +7,7 @@ written, so another writer would change this file alone.
 import importlib.util
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -30,19 +30,24 @@ _warn_once = cache(warn)  # not for each seed of a sweep
 class TensorBoard:
     """The events of one run. Without TensorFlow nothing is written, and the events of earlier processes are kept.
 
-    clu's writers import TensorFlow, which takes seconds. A thread imports it while the programs are compiled, and the
-    first event waits for the thread. Events that cannot be written raise OSError.
+    clu's writers import TensorFlow, which takes seconds. A thread does that while the run is prepared, and the first
+    event waits for the thread. Events that cannot be written raise OSError.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path):
+        self._folder, self._step = workdir / "tensorboard", 0
+        self._opening = ThreadPoolExecutor(1)
+        self._problem = self._opening.submit(_import_writers)
+        self._opened: Future[tuple[Any, set[int]]] | None = None
+
+    def begin(self, step: int) -> None:
         """Continues at `step`. Removes the config, and the events from there on that a killed run left."""
         self._step = step
-        self._opening = ThreadPoolExecutor(1)
-        self._opened = self._opening.submit(_open, workdir / "tensorboard", step)
+        self._opened = self._opening.submit(_open, self._folder, step, self._problem)
 
     @property
     def _writer(self) -> Any:
-        return self._opened.result()[0]
+        return self._opened.result()[0] if self._opened else None
 
     def __enter__(self) -> "TensorBoard":
         return self
@@ -72,6 +77,7 @@ class TensorBoard:
 
         A run may have been killed between an epoch's checkpoint and its events.
         """
+        assert self._opened
         for epoch in epochs:
             if epoch["step"] not in self._opened.result()[1]:
                 self.write_epoch(epoch, params if epoch["step"] == self._step else {})
@@ -86,11 +92,11 @@ class TensorBoard:
                 self._writer.write_scalars(step, {name: value for name, value in epoch.items() if name != "step"})
                 self._writer.flush()
 
-    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """`pixels` is [1, H, W, 3] uint8."""
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """`image` is [H, W, 3] uint8."""
         if self._writer:
             with _as_os_error():
-                self._writer.write_images(step, {name: pixels})
+                self._writer.write_images(step, {name: image[None]})
                 self._writer.flush()
 
     def write_test(self, step: int, measures: dict[str, float]) -> None:
@@ -116,17 +122,26 @@ def can_write_events() -> bool:
     return all(importlib.util.find_spec(name) for name in ("tensorflow", "clu", "tensorboard"))
 
 
-def _open(folder: Path, step: int) -> tuple[Any, set[int]]:
-    """A clu writer and the steps of the epochs in the files; (None, empty set) without TensorFlow."""
+def _import_writers() -> str | None:
+    """Imports the packages for the events. Returns the problem, if there is one."""
     try:
-        import tensorboard  # noqa: F401, for _cut
-        import tensorflow as tf
-        from clu import metric_writers
+        import tensorboard  # noqa: F401
+        import tensorflow  # noqa: F401
+        from clu import metric_writers  # noqa: F401
     except Exception as error:  # a version that does not fit numpy or protobuf can raise any error
-        problem = import_problem(error, "tensorflow, clu or tensorboard")
+        return import_problem(error, "tensorflow, clu or tensorboard")
+    return None
+
+
+def _open(folder: Path, step: int, problem: Future[str | None]) -> tuple[Any, set[int]]:
+    """A clu writer and the steps of the epochs in the files; (None, empty set) without TensorFlow."""
+    if problem.result():
         advice = "install tensorflow, clu and tensorboard for them, or see metrics.jsonl and figures/"
-        _warn_once(f"no TensorBoard events are written: {problem}; {advice}")
+        _warn_once(f"no TensorBoard events are written: {problem.result()}; {advice}")
         return None, set()
+    import tensorflow as tf
+    from clu import metric_writers
+
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would claim all of its memory
     with _as_os_error():
         recorded = [epoch for file in sorted(folder.glob("*tfevents*")) for epoch in _cut(file, step)]

@@ -17,7 +17,7 @@ from cifar_flax.training.job import Job, init_state
 from cifar_flax.training.metrics import Metrics, cross_entropy
 from cifar_flax.training.sharding import data_mesh, replicated
 from cifar_flax.training.state import split_rng
-from cifar_flax.training.steps import make_train_steps
+from cifar_flax.training.steps import epoch_order, make_train_steps
 
 SHAPE = (8, 8, 3)
 BATCH = 16
@@ -47,22 +47,23 @@ def cached_train_steps(devices):
 
 
 def setup(devices=1, seed=0):
-    """(train_steps, state, images, labels) on `devices` devices."""
+    """(train_steps, state, data) on `devices` devices; data are the order of the first epoch, images and labels."""
     job, split = make_job(devices), tiny_split(70, 0)
     state = init_state(job, jax.random.key(seed), split.images)
-    return cached_train_steps(devices), *jax.device_put((state, split.images, split.labels), replicated(job.mesh))
+    data = epoch_order(state.rng, 0, len(split)), split.images, split.labels
+    return cached_train_steps(devices), *jax.device_put((state, data), replicated(job.mesh))
 
 
-def zero_metrics(images):
-    return jax.device_put(Metrics.zero(), images.sharding)
+def zero_metrics(data):
+    return jax.device_put(Metrics.zero(), data[0].sharding)
 
 
 def run(stops, **fields):
     """The state and metrics after training up to each of the stops in turn."""
-    train_steps, state, images, labels = setup(**fields)
-    metrics = zero_metrics(images)
+    train_steps, state, data = setup(**fields)
+    metrics = zero_metrics(data)
     for stop in stops:
-        state, metrics, diverged = train_steps(state, metrics, images, labels, np.int32(stop))
+        state, metrics, diverged = train_steps(state, metrics, *data, np.int32(stop))
         assert not diverged
     return state, metrics
 
@@ -85,10 +86,10 @@ def test_splitting_an_epoch_gives_identical_results():
 
 
 def test_one_compilation_serves_all_chunk_lengths():
-    train_steps, state, images, labels = setup()
-    metrics = zero_metrics(images)
+    train_steps, state, data = setup()
+    metrics = zero_metrics(data)
     for stop in (1, 4):
-        state, metrics, _ = train_steps(state, metrics, images, labels, np.int32(stop))
+        state, metrics, _ = train_steps(state, metrics, *data, np.int32(stop))
     assert train_steps._cache_size() == 1
 
 
@@ -108,10 +109,11 @@ def test_each_epoch_has_its_own_order_and_drops_different_images():
 
     job = make_job(optimizer=optax.sgd(0.0), augmentation=spy)
     train_steps = make_train_steps(job)
-    _, _, images, labels = setup()
+    *_, (_, *images) = setup()
     state = init_state(job, jax.random.key(0), np.zeros((1, *SHAPE), np.uint8))
-    for stop in (4, 8):
-        state, _, _ = train_steps(state, zero_metrics(images), images, labels, np.int32(stop))
+    for epoch in (0, 1):
+        data = epoch_order(state.rng, epoch, 70), *images
+        state, _, _ = train_steps(state, zero_metrics(data), *data, np.int32(4 * epoch + 4))
         jax.effects_barrier()
     first, second = np.concatenate(seen[:4]), np.concatenate(seen[4:])
     assert len(set(first)) == len(set(second)) == 64
@@ -132,6 +134,7 @@ def test_training_step_matches_one_computed_by_hand():
     )
     split = tiny_split(1, 0)
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+    data = jnp.array([0]), images, labels
     state = init_state(job, jax.random.key(0), np.zeros((1, *SHAPE), np.uint8))
     dropout = jax.random.fold_in(split_rng(state.rng).dropout, 0)
 
@@ -141,17 +144,17 @@ def test_training_step_matches_one_computed_by_hand():
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
-    trained, metrics, _ = make_train_steps(job)(state, zero_metrics(images), images, labels, np.int32(1))
+    trained, metrics, _ = make_train_steps(job)(state, zero_metrics(data), *data, np.int32(1))
     assert float(metrics.loss_sum) == pytest.approx(float(loss), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), trained.params, expected)
 
 
 def test_non_finite_loss_stops_training_before_the_update():
-    train_steps, state, images, labels = setup()
+    train_steps, state, data = setup()
     params_with_nan = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan) if leaf.ndim == 1 else leaf, state.params)
     state = state.replace(params=params_with_nan)
     before = jax.tree.map(lambda leaf: leaf.copy(), state)
-    after, metrics, diverged = train_steps(state, zero_metrics(images), images, labels, np.int32(4))
+    after, metrics, diverged = train_steps(state, zero_metrics(data), *data, np.int32(4))
     assert diverged
     assert int(after.step) == 0
     assert int(metrics.num_images) == 0
@@ -163,8 +166,8 @@ def test_update_does_not_copy_parameters():
 
     Parameters and moments are also written in a single pass.
     """
-    train_steps, state, images, labels = setup()
-    compiled = train_steps.lower(state, zero_metrics(images), images, labels, np.int32(0)).compile().as_text()
+    train_steps, state, data = setup()
+    compiled = train_steps.lower(state, zero_metrics(data), *data, np.int32(0)).compile().as_text()
     for kernel in (leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1):
         array = rf"f32\[{','.join(map(str, kernel.shape))}\]\S*"
         copies = re.findall(rf"= {array} copy\(", compiled)
@@ -180,8 +183,8 @@ def test_number_of_devices_does_not_change_the_loss(devices):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state_of_all.batch_stats, state_of_one.batch_stats
     )
-    train_steps, state, images, labels = setup(devices)
-    compiled = train_steps.lower(state, zero_metrics(images), images, labels, np.int32(4)).compile()
+    train_steps, state, data = setup(devices)
+    compiled = train_steps.lower(state, zero_metrics(data), *data, np.int32(4)).compile()
     assert "all-reduce" in compiled.as_text()  # the batch is sharded, and gradients are summed over devices
 
 
