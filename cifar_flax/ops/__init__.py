@@ -5,7 +5,7 @@ convolutions. All three compute the same function of the same parameters and dif
 and measured is in docs/performance.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,10 +13,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
+from cifar_flax.ops.direct import direct_conv_max_pool
 from cifar_flax.ops.patches import columns_dot_general, patches_conv, slices_max_pool, winograd_or_patches_conv
 from cifar_flax.ops.pixel_sums import plain_sum, stepwise_spread, stepwise_sum
 
 MIN_CHANNELS_FOR_XLA = 16  # input channels from which evaluation uses XLA's own convolution
+MAX_CHANNELS_OF_IMAGES = 4  # input channels up to which it uses `direct_conv_max_pool`
 
 
 class Lowering(NamedTuple):
@@ -71,6 +73,19 @@ def _forward_conv(images: Array, kernel: Array, *args: Any, **kwargs: Any) -> Ar
     return conv(images, kernel, *args, **kwargs)
 
 
+def _forward_conv_max_pool(
+    images: Array, kernel: Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **kwargs: Any
+) -> Array:
+    """As `patches_conv` with `pooled`, for evaluation."""
+    steps = [*strides, *(kwargs.get("lhs_dilation") or ()), *(kwargs.get("rhs_dilation") or ())]
+    is_plain = all(step == 1 for step in steps) and kernel.shape[2] == images.shape[3]
+    if not is_plain or images.shape[3] > MAX_CHANNELS_OF_IMAGES:
+        return slices_max_pool(_forward_conv(images, kernel, strides, padding, **kwargs), (2, 2), (2, 2))
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
+    return direct_conv_max_pool(images, kernel, padding)
+
+
 PATCHES = Lowering(
     patches_conv,
     slices_max_pool,
@@ -79,6 +94,8 @@ PATCHES = Lowering(
     stepwise_sum,
     stepwise_spread,
 )
-PATCHES = PATCHES._replace(evaluation=PATCHES._replace(conv=_forward_conv, dot_general=lax.dot_general))
+PATCHES = PATCHES._replace(
+    evaluation=PATCHES._replace(conv=_forward_conv, conv_max_pool=_forward_conv_max_pool, dot_general=lax.dot_general)
+)
 WINOGRAD = PATCHES._replace(conv=winograd_or_patches_conv, conv_max_pool=partial(winograd_or_patches_conv, pooled=True))
 LOWERINGS = {"library": LIBRARY, "patches": PATCHES, "winograd": WINOGRAD}

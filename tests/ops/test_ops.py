@@ -169,6 +169,28 @@ def test_conv_max_pool_matches_nn_conv_and_nn_max_pool(size, fields, lowering):
     assert_same_as_nn_conv(LOWERINGS[lowering].conv_max_pool, random(3, *size, 4), pool, bias_init=bias_init, **fields)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 16])
+@pytest.mark.parametrize(
+    ("size", "fields"),
+    [
+        ((8, 8), {}),
+        ((7, 9), {}),  # the pooling drops a row and a column
+        ((7, 9), {"kernel_size": (3, 2), "padding": ((1, 0), (2, 1))}),
+        ((7, 8), {"kernel_size": (1, 1)}),
+        ((2, 2), {"kernel_size": (1, 2)}),
+        ((9, 8), {"strides": 2}),
+        ((8, 8), {"kernel_dilation": 2}),
+    ],
+)
+def test_conv_max_pool_of_evaluation_matches_nn_conv_and_nn_max_pool(size, fields, channels):
+    fields = {"features": 5, "kernel_size": (2, 2), "param_dtype": jnp.float64, **fields}
+    images, evaluation = random(3, *size, channels), LOWERINGS["patches"].when(train=False)
+    library, lowered = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=evaluation.conv_max_pool)
+    params = library.init(jax.random.key(0), images)
+    expected = nn.max_pool(library.apply(params, images), (2, 2), (2, 2))
+    np.testing.assert_allclose(lowered.apply(params, images), expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("lowering", LOWERINGS)
 def test_conv_max_pool_gives_the_gradient_to_the_first_of_equal_maxima(lowering):
