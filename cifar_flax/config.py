@@ -59,7 +59,7 @@ def base_config() -> ConfigDict:
     # Images per training step, over all devices. Each epoch drops its last partial batch.
     config.batch_size = 32
     # Images per evaluation step, over all devices.
-    config.eval_batch_size = 500
+    config.eval_batch_size = 400
     # Test-time augmentation, reported in addition to the plain result: none or mirror_translate (training/tta.py).
     config.tta = "none"
     # Augmentation of training images: none, shift_flip or translate_flip (training/augment.py).
