@@ -30,7 +30,7 @@ def direct_conv_max_pool(images: Array, kernel: Array, padding: Sequence[tuple[i
     wide = jnp.promote_types(images.dtype, jnp.float32)
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0))).astype(wide)
     height, width = kernel.shape[:2]
-    # input pixels that the last pooling window of a row or column starts from, plus 1
+    # from the first to the last place where a pooling window begins, both included
     rows, columns = (
         (side - size + 1) // 2 * 2 - 1 for side, size in zip(padded.shape[1:3], (height, width), strict=True)
     )
