@@ -20,5 +20,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base_config()
     config.experiment = Path(__file__).stem
     config.model = "mlp"
-    config.eval_batch_size = 1000  # five times the default, so that the kernels are read less often
+    config.eval_batch_size = 1000  # so that the kernels are read less often
     return with_variant(config, variant)

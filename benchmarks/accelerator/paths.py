@@ -84,8 +84,10 @@ def train(
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """The state after one call for each of the stops, and all of its arrays by name, with the metrics."""
     state, metrics = jax.tree.map(jnp.copy, state), zero_metrics(job)
-    order = programs.epoch_order(state.rng, np.int32(int(state.step) // job.steps_per_epoch))
+    num_epochs = -(-stops[-1] // job.steps_per_epoch)
+    orders = [programs.epoch_order(state.rng, np.int32(epoch)) for epoch in range(num_epochs)]
     for stop in stops:
+        order = orders[(stop - 1) // job.steps_per_epoch]
         state, metrics, diverged = programs.train_steps(
             state, metrics, order, programs.train.images, programs.train.labels, np.int32(stop)
         )
