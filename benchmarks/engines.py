@@ -1,8 +1,8 @@
 """`python -m benchmarks.engines`: which of XLA's engines and options suits which network, on a quiet or a busy machine.
 
-Each variant of the options runs in a process of its own. In each round all variants train and evaluate one after the
-other, in an order that rotates. With `--busy`, one process per core multiplies matrices meanwhile. The file has a part
-for each state of the machine, and a run replaces only its own.
+In each round, all variants of the options train and evaluate one after the other, each in a new process, in an order
+that rotates. With `--busy`, one process per core multiplies matrices meanwhile. The file has a part for each state of
+the machine, and a run replaces only its own.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import table
 from benchmarks.contestants import OURS, Settings
 from benchmarks.machine import describe
@@ -26,7 +28,8 @@ from cifar_flax.ops.xla_options import ONE_PASS, YNN_FUSION_TYPE
 from cifar_flax.workdir.atomic import write_text
 
 OUTPUT = Path(__file__).parents[1] / "results/engines_cpu.json"
-STATES = ("quiet", "busy")
+STATES, MEASURES = ("quiet", "busy"), ("train", "evaluate")
+NUM_TEST = {"mlp": 10_000, "cnn": 10_000, "alexnet": 2_000}  # images of an evaluation; AlexNet's would take 20 seconds
 BATCH_SIZE = 32
 SCHEDULER = "--xla_cpu_scheduler_type"
 ENGINES = {
@@ -43,6 +46,7 @@ ENGINES = {
     "operations that may run side by side first": f"{SCHEDULER}=CPU_SCHEDULER_TYPE_CONCURRENCY_OPTIMIZED",
     "several passes over the optimizer's arrays": f"{ONE_PASS}=false",
     "small loops operation by operation": f"{ONE_PASS},xla_cpu_small_while_loop_byte_threshold=0",
+    "as the commands, once more": "",  # how far two equal variants differ
 }
 LOAD = "import numpy as np; a = np.ones((512, 512), np.float32)\nwhile True: a @ a"
 
@@ -61,15 +65,29 @@ def load_of(num_processes: int) -> Iterator[None]:
 
 
 def compare(network: str, engines: Sequence[str], images: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Measures all rounds of one network."""
+    """Measures all rounds of one network.
+
+    Only one process exists at a time: of 14 equal ones on a busy machine, the first that was started was only half as
+    fast as the last, in each round.
+    """
+    rates: dict[str, dict[str, list[float]]] = {title: {name: [] for name in MEASURES} for title in engines}
+    for number in range(options.rounds):
+        first = number * len(engines) // options.rounds
+        for title in [*engines[first:], *engines[:first]]:
+            measured = measure_alone(network, title, images, options)
+            for name in MEASURES:
+                rates[title][name] += measured["contestants"][title][name]
+    return {"num_parameters": measured["num_parameters"], "contestants": rates}
+
+
+def measure_alone(network: str, title: str, images: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One round of one variant, in a new process."""
+    environment = {"XLA_FLAGS": ENGINES[title]}
     with ExitStack() as stack:
-        contestants = (
-            Worker(OURS, network, images, Settings(BATCH_SIZE), name=title, environment={"XLA_FLAGS": ENGINES[title]})
-            for title in engines
-        )
-        workers = compile_in_turn(stack, contestants)
-        with load_of(num_cpus() if options.busy else 0):
-            return measure(workers, options.seconds, options.rounds)
+        worker = Worker(OURS, network, images, Settings(BATCH_SIZE), name=title, environment=environment)
+        workers = compile_in_turn(stack, iter([worker]))
+        stack.enter_context(load_of(num_cpus() if options.busy else 0))
+        return measure(workers, options.seconds, rounds=1)
 
 
 def details(record: dict[str, Any]) -> str:
@@ -78,11 +96,11 @@ def details(record: dict[str, Any]) -> str:
 
 
 def _of_state(state: str, part: dict[str, Any]) -> str:
-    networks, measures = part["networks"], ("train", "evaluate")
+    networks = part["networks"]
     first, *others = next(iter(networks.values()))["contestants"]
 
     def medians(title: str) -> list[float]:
-        return [table.median(network["contestants"][title][m]) for network in networks.values() for m in measures]
+        return [table.median(network["contestants"][title][m]) for network in networks.values() for m in MEASURES]
 
     ours = medians(first)
     rows = [[f"{first}, images/s", *(f"{rate:,.0f}" for rate in ours)]]
@@ -93,9 +111,22 @@ def _of_state(state: str, part: dict[str, Any]) -> str:
     machine, rounds = part["machine"], len(next(iter(networks.values()))["contestants"][first]["train"])
     return (
         f"{table.table([f'{state} machine', *columns], rows)}\n\n"
-        f"Medians of {rounds} alternating rounds; batch size {BATCH_SIZE}. {part['date']}, {machine['processor']}, "
+        f"Medians of {rounds} alternating rounds; batch size {BATCH_SIZE}. {standard_errors(networks)} "
+        f"{part['date']}, {machine['processor']}, "
         f"{machine['threads']} threads, {machine['memory_gib']} GiB, {table.versions(machine)}."
     )
+
+
+def standard_errors(networks: dict[str, Any]) -> str:
+    """The standard error of a ratio of two medians, in the column where it is lowest and where it is highest."""
+    errors = []
+    for network in networks.values():
+        for name in MEASURES:
+            rates = np.log([measured[name] for measured in network["contestants"].values()])
+            of_mean = np.sqrt(rates.var(axis=1, ddof=1).mean() / rates.shape[1])
+            # of a median, the error is larger by the root of pi / 2; of a ratio of two, by the root of 2
+            errors.append(of_mean * np.sqrt(np.pi))
+    return f"Standard error of a ratio, from the spread of the rounds: {min(errors):.2f} to {max(errors):.2f}."
 
 
 def main() -> None:
@@ -110,8 +141,8 @@ def main() -> None:
     networks = {}
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.npz"
-        write_images(images, options.dataset)
         for network in options.networks:
+            write_images(images, options.dataset, NUM_TEST[network])
             networks[network] = compare(network, tuple(ENGINES), images, options)
     part = {"date": date.today().isoformat(), "machine": describe(), "variants": ENGINES, "networks": networks}
     record = json.loads(options.output.read_text()) if options.output.exists() else {}

@@ -93,8 +93,8 @@ class Worker:
         return answer
 
 
-def write_images(path: Path, dataset: str) -> None:
-    """Writes the training and test images of a dataset to a `.npz` with the fields of `Images`."""
+def write_images(path: Path, dataset: str, num_test: int | None = None) -> None:
+    """Writes the training images and the first test images of a dataset to a `.npz` with the fields of `Images`."""
     config = base_config()
     config.dataset = dataset
     splits = load(config)
@@ -102,8 +102,8 @@ def write_images(path: Path, dataset: str) -> None:
         path,
         train_images=splits.train.images,
         train_labels=splits.train.labels,
-        test_images=splits.test.images,
-        test_labels=splits.test.labels,
+        test_images=splits.test.images[:num_test],
+        test_labels=splits.test.labels[:num_test],
     )
 
 
