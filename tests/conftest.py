@@ -19,6 +19,7 @@ from cifar_flax.cli import commandline
 from cifar_flax.data import Dataset
 from cifar_flax.models import MODELS
 from cifar_flax.ops.xla_options import choose_options
+from cifar_flax.reporting import run_figures
 
 choose_options()  # as the commands do
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -44,6 +45,13 @@ def _private_caches(tmp_path_factory):
 def _errors_of_finalizers(monkeypatch):
     """Reports them by pytest's hook, also after a command."""
     monkeypatch.setattr(commandline, "_report_unraisable", sys.unraisablehook)
+
+
+@pytest.fixture(autouse=True)
+def _few_images_in_figures(monkeypatch):
+    """Drawing dozens would take most of the time of a tiny run."""
+    monkeypatch.setattr(run_figures, "NUM_TRAINING", 3)
+    monkeypatch.setattr(run_figures, "NUM_PREDICTIONS", 3)
 
 
 @pytest.fixture
