@@ -16,10 +16,10 @@ def test_experiments_differ_in_accuracy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     accuracy = {}
     for name in ("mlp", "cnn", "cnn_augmented"):
-        config, workdir = parse(["--config", f"{EXPERIMENTS}/{name}.py:demo", "--config.num_epochs=6"])
+        config, workdir = parse(["--config", f"{EXPERIMENTS}/{name}.py:demo"])
         accuracy[name] = train_and_evaluate(config, workdir, jax.devices()[:1])["test_accuracy"]
     assert accuracy["mlp"] + 0.08 < accuracy["cnn"]
-    assert accuracy["cnn"] + 0.05 < accuracy["cnn_augmented"]
+    assert accuracy["cnn"] + 0.08 < accuracy["cnn_augmented"]
     assert max(accuracy.values()) < 0.97
 
 
