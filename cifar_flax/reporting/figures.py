@@ -73,22 +73,20 @@ def save(image: np.ndarray, path: Path) -> None:
 
 def labeled_images(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Images [N, H, W, C] uint8 in rows of ten, each titled with the name of its label [N]."""
-    figure, axes = _grid(len(images), columns=10, title="First training images")
-    for axis, image, label in zip(axes, images, labels, strict=True):
-        _show(axis, image)
-        axis.set_title(class_names[label], fontsize=_title_size(class_names))
+    with mpl.rc_context(STYLE):
+        figure, places = _image_grid(images, columns=10, title="First training images", above=0.35)
+        for place, label in zip(places, labels, strict=True):
+            _add_title(figure, place, class_names[label], fontsize=_title_size(class_names))
     return figure
 
 
 def augmented_images(images: np.ndarray, augmented: np.ndarray) -> Figure:
     """A row of images [N, H, W, C] uint8 above a row of their augmented versions [N, H, W, C] uint8."""
-    figure, axes = _grid(
-        2 * len(images), columns=len(images), title="Training images and their augmented versions", row_height=1.4
-    )
-    for axis, image in zip(axes, [*images, *augmented], strict=True):
-        _show(axis, image)
-    for axis, name in ((axes[0], "original"), (axes[len(images)], "augmented")):
-        axis.set_ylabel(name)
+    count, title = len(images), "Training images and their augmented versions"
+    with mpl.rc_context(STYLE):
+        figure, places = _image_grid([*images, *augmented], columns=count, title=title, above=0.35)
+        for name, row in (("original", places[:count]), ("augmented", places[count:])):
+            _add_title(figure, np.mean(row, axis=0), name)
     return figure
 
 
@@ -146,15 +144,18 @@ def comparison(runs: Mapping[str, Sequence[dict[str, Any]]], quantity: str) -> F
 
 def accuracy_by_severity(rows: Mapping[str, Sequence[float]]) -> Figure:
     """A small panel for each corruption: its accuracy by severity, over those of the others in gray."""
-    columns = min(3, len(rows))
-    figure, axes = _grid(len(rows), columns, title="Accuracy in % by severity", row_height=1.3)
-    for axis, (name, values) in zip(axes, rows.items(), strict=True):
-        for others in rows.values():
-            axis.plot(range(1, len(others) + 1), np.multiply(others, 100), color="0.85", linewidth=0.8)
-        axis.plot(range(1, len(values) + 1), np.multiply(values, 100), color=TRAINING, marker="o", markersize=3)
-        axis.set_title(name, fontsize=8)
-        axis.set(ylim=(0, 100), xticks=range(1, len(values) + 1))
-        axis.tick_params(labelsize=8)
+    columns, height = min(3, len(rows)), math.ceil(len(rows) / 3)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.35 * columns, 1.3 * height + 0.6), layout="constrained")
+        figure.suptitle("Accuracy in % by severity")
+        for index, (name, values) in enumerate(rows.items()):
+            axis = figure.add_subplot(height, columns, index + 1)
+            for others in rows.values():
+                axis.plot(range(1, len(others) + 1), np.multiply(others, 100), color="0.85", linewidth=0.8)
+            axis.plot(range(1, len(values) + 1), np.multiply(values, 100), color=TRAINING, marker="o", markersize=3)
+            axis.set_title(name, fontsize=8)
+            axis.set(ylim=(0, 100), xticks=range(1, len(values) + 1))
+            axis.tick_params(labelsize=8)
     return figure
 
 
@@ -179,15 +180,14 @@ def predictions(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, c
 
     Correct predictions are green with a check mark; wrong ones are red with a cross, and the true class [N] below.
     """
-    figure, axes = _grid(len(images), columns=8, title="Predictions on test images: predicted (true)")
-    size = _title_size(class_names)
-    for axis, image, label, guess in zip(axes, images, labels, predicted, strict=True):
-        _show(axis, image)
-        if guess == label:
-            axis.set_title(f"\N{CHECK MARK} {class_names[guess]}", color=CORRECT, fontsize=size)
-        else:
-            title = f"\N{MULTIPLICATION X} {class_names[guess]}\n({class_names[label]})"
-            axis.set_title(title, color=WRONG, fontsize=size)
+    heading = "Predictions on test images: predicted (true)"
+    with mpl.rc_context(STYLE):
+        figure, places = _image_grid(images, columns=8, title=heading, above=0.55)
+        for place, label, guess in zip(places, labels, predicted, strict=True):
+            title, color = f"\N{CHECK MARK} {class_names[guess]}", CORRECT
+            if guess != label:
+                title, color = f"\N{MULTIPLICATION X} {class_names[guess]}\n({class_names[label]})", WRONG
+            _add_title(figure, place, title, color=color, fontsize=_title_size(class_names))
     return figure
 
 
@@ -217,29 +217,34 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], title: str 
     return figure
 
 
-def _grid(count: int, columns: int, title: str, row_height: float = 1.65) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes in a grid, and the axes."""
-    with mpl.rc_context(STYLE):
-        rows = math.ceil(count / columns)
-        figure = Figure(figsize=(1.35 * columns, row_height * rows + 0.6), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[call-arg, union-attr]
-        figure.suptitle(title)
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis in axes[count:]:
-            axis.remove()
-    return figure, axes[:count]
+def _image_grid(
+    images: Sequence[np.ndarray] | np.ndarray, columns: int, title: str, above: float
+) -> tuple[Figure, list[tuple[float, float]]]:
+    """A figure with images [H, W, C] uint8 in rows, each below a space of height `above`, and where that space ends.
+
+    Lengths are in inches. All images are on one axis: an axis for each takes several times as long to lay out.
+    """
+    cell, side, header = 1.35, 1.23, 0.35  # inches
+    height = header + math.ceil(len(images) / columns) * (above + side) + 0.1
+    figure = Figure(figsize=(cell * columns, height))
+    figure.suptitle(title, y=1 - 0.1 / height)
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, cell * columns), ylim=(height, 0))
+    axis.set_axis_off()
+    places = []
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        center, top = (column + 0.5) * cell, header + row * (above + side) + above
+        rows, width = (side * size / max(image.shape[:2]) for size in image.shape[:2])
+        extent = (center - width / 2, center + width / 2, top + rows, top)
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
+        places.append((center, top))
+    return figure, places
+
+
+def _add_title(figure: Figure, place: Sequence[float], title: str, **style: Any) -> None:
+    figure.axes[0].text(place[0], place[1] - 0.05, title, ha="center", va="bottom", **style)
 
 
 def _title_size(class_names: Sequence[str]) -> float:
     """Font size in points, reduced if the longest name, with a mark before it, is wider than an image."""
     return STYLE["axes.titlesize"] * min(1.0, 12 / max(map(len, class_names)))
-
-
-def _show(axis: Axes, image: np.ndarray) -> None:
-    gray = image.shape[-1] == 1
-    axis.imshow(image[..., 0] if gray else image, cmap="gray" if gray else None, vmin=0, vmax=255)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.grid(visible=False)
-    for spine in axis.spines.values():
-        spine.set_visible(False)

@@ -54,14 +54,15 @@ def test_figure_is_not_clipped(name, tmp_path):
 def test_titles_do_not_overlap(name):
     figure = FIGURES[name]()
     figures.pixels(figure)
-    boxes = [axis.title.get_window_extent() for axis in figure.axes if axis.get_title()]
+    boxes = [text.get_window_extent() for text in [*figure.texts, *figure.axes[0].texts]]
+    assert len(boxes) == 1 + len(figure.axes[0].images)
     overlapping = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
     assert not overlapping
 
 
 def test_correct_and_wrong_predictions_differ_in_color_and_symbol():
     figure = figures.predictions(images(2), np.array([0, 1]), np.array([0, 0]), NAMES)
-    correct, wrong = (axis.title for axis in figure.axes)
+    correct, wrong = figure.axes[0].texts
     assert (correct.get_text(), correct.get_color()) == ("\N{CHECK MARK} airplane", figures.CORRECT)
     assert (wrong.get_text(), wrong.get_color()) == ("\N{MULTIPLICATION X} airplane\n(automobile)", figures.WRONG)
 
