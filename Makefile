@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 CONSTRAINTS := --constraint constraints.txt
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(shell nproc 2>/dev/null || echo 2) --maxprocesses=8
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(shell nproc 2>/dev/null || echo 2) --maxprocesses=8 --dist=worksteal
 
 # keeps progress bars, which rewrite a line again and again, out of the outputs
 NOTEBOOK := --ExecutePreprocessor.record_timing=False \

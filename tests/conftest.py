@@ -22,6 +22,7 @@ from cifar_flax.ops.xla_options import choose_options
 from cifar_flax.reporting import run_figures
 
 choose_options()  # as the commands do
+commandline.collect_garbage_rarely()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
