@@ -189,6 +189,33 @@ def test_run_killed_while_writing_events_has_each_event_once(written, finished_r
 
 
 @pytest.mark.medium
+def test_run_killed_before_the_first_events_has_them_after_it_is_resumed(
+    finished_run, tiny_config, tmp_path, monkeypatch, single_steps
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorboard.TensorBoard, "start", lambda self: None)  # as if it came too late
+        interrupt_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert not (tmp_path / "tensorboard").exists()
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    for tag in ("training_images", "augmented_images", "train_loss"):
+        assert events_of(tmp_path, tag) == events_of(finished_run, tag), tag
+    assert recorded_epochs(tmp_path) == [2.0]
+
+
+@pytest.mark.medium
+def test_tensorflow_is_imported_after_the_first_step(tiny_config, tmp_path, monkeypatch):
+    order = []
+    show, import_writers = console.EpochProgress._show, tensorboard._import_writers
+    monkeypatch.setattr(console.EpochProgress, "_show", lambda *values: (order.append("step"), show(*values)))
+    monkeypatch.setattr(tensorboard, "_import_writers", lambda: order.append("import") or import_writers())
+    tiny_config.num_epochs = 0.25
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert order[:2] == ["step", "import"]
+
+
+@pytest.mark.medium
 def test_checkpoints_are_saved_within_an_epoch(finished_run, tiny_config, tmp_path, monkeypatch, single_steps):
     saved = []
     save = resume.save

@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -163,9 +163,12 @@ class EpochProgress:
     every LOG_EVERY seconds. Nothing is printed if there is a listener.
     """
 
-    def __init__(self, title: str, done: int, total: int, later: int):
-        """`done` of `total` images were trained on before; `later` are those of the epochs after this one."""
-        self._title, self._total, self._later = title, total, later
+    def __init__(self, title: str, done: int, total: int, later: int, updated: Callable[[], None]):
+        """`done` of `total` images were trained on before; `later` are those of the epochs after this one.
+
+        `updated` is called after each update.
+        """
+        self._title, self._total, self._later, self._updated = title, total, later, updated
         self._listener = listener.current()
         self._lines = not shows_bars(sys.stdout)
         self._bar = ProgressBar(disable=True)
@@ -188,6 +191,10 @@ class EpochProgress:
             self._bar.close()
 
     def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        self._show(done, loss, accuracy, images_per_second)
+        self._updated()
+
+    def _show(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
         if self._listener:
             self._listener.progress(self._total - done + self._later, images_per_second)
             return

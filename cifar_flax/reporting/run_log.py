@@ -40,7 +40,7 @@ class RunLog:
         self._open.__exit__(kind, error, trace)
 
     def begin(self, position: Position) -> None:
-        """Shows the model and where the run starts. Writes the missing events, or the figures of the inputs at step 0.
+        """Shows the model and where the run starts. Draws the inputs, and writes the events that are missing.
 
         The programs are compiled meanwhile.
         """
@@ -52,21 +52,21 @@ class RunLog:
         self._figures = RunFigures(self._records.workdir / "figures", self._tensorboard)
         self._tensorboard.complete(position.epochs, position.state.params)
         self._tensorboard.write_config(self._config.to_dict())
-        if position.step == 0:
-            self._figures.add_training_images(self._dataset)
-            if self._config.augment != "none":
-                key = split_rng(position.state.rng).augmentation
-                self._figures.add_augmented_images(self._dataset, self._job.augmentation, key)
+        self._figures.add_training_images(self._dataset)
+        if self._config.augment != "none":
+            key = split_rng(position.state.rng).augmentation
+            self._figures.add_augmented_images(self._dataset, self._job.augmentation, key)
 
     def compiled(self, programs: Programs) -> None:
         console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
 
     def progress(self, position: Position) -> console.EpochProgress:
-        """The progress bar of the epoch that the position is in."""
+        """The progress bar of the epoch that the position is in. TensorBoard's writers wait for the first step."""
         job, epoch = self._job, len(position.epochs) + 1
         first, last = job.steps_after(epoch - 1), job.steps_after(epoch)
         steps = (position.step - first, last - first, job.num_steps - last)
-        return console.EpochProgress(self._title(epoch), *(number * job.batch_size for number in steps))
+        done, total, later = (number * job.batch_size for number in steps)
+        return console.EpochProgress(self._title(epoch), done, total, later, updated=self._tensorboard.start)
 
     def epoch(self, position: Position) -> None:
         """Shows the epoch that has just ended."""

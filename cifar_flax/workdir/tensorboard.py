@@ -6,13 +6,13 @@ written, so another writer would change this file alone.
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,31 +23,44 @@ from cifar_flax.workdir.atomic import atomic_write
 
 MAX_HISTOGRAM_SIZE = 100_000  # elements that are enough for a histogram; AlexNet's millions would take seconds an epoch
 EPOCH_TAG = "train_loss"  # a scalar that every epoch has
-CONFIG_TAGS = "_hparams_/"  # the start of the tags of the hyperparameters
 _warn_once = cache(warn)  # not for each seed of a sweep
+
+
+class Opened(NamedTuple):
+    """What a thread has opened.
+
+    Attributes:
+        writer: of clu; None without TensorFlow.
+        epochs: steps of the epochs in the files.
+        problem: why there is no writer.
+    """
+
+    writer: Any
+    epochs: set[int]
+    problem: str | None = None
 
 
 class TensorBoard:
     """The events of one run. Without TensorFlow nothing is written, and the events of earlier processes are kept.
 
-    clu's writers import TensorFlow, which takes seconds. A thread does that while the run is prepared, and the first
-    event waits for the thread. Events that cannot be written raise OSError.
+    clu's writers import TensorFlow, which takes seconds. A thread does that while the first steps are trained. Until
+    then, what is written waits. Events that cannot be written raise OSError, then or with a later one.
     """
 
     def __init__(self, workdir: Path):
         self._folder, self._step = workdir / "tensorboard", 0
-        self._opening = ThreadPoolExecutor(1)
-        self._problem = self._opening.submit(_import_writers)
-        self._opened: Future[tuple[Any, set[int]]] | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: list[Callable[[Any], None]] = []
+        self._opened: Future[Opened] | None = None
 
     def begin(self, step: int) -> None:
-        """Continues at `step`. Removes the config, and the events from there on that a killed run left."""
+        """Continues at `step`. The config and the inputs are written anew by each process."""
         self._step = step
-        self._opened = self._opening.submit(_open, self._folder, step, self._problem)
 
-    @property
-    def _writer(self) -> Any:
-        return self._opened.result()[0] if self._opened else None
+    def start(self) -> None:
+        """Imports TensorFlow and writes what waits, in a thread."""
+        if self._opened is None:
+            self._opened = self._thread.submit(_open, self._folder, self._step, self._waiting)
 
     def __enter__(self) -> "TensorBoard":
         return self
@@ -56,54 +69,70 @@ class TensorBoard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._writer:
-                with _as_os_error():
-                    self._writer.close()
+            if self._opened or (self._waiting and error is None):
+                self._write_now(lambda writer: writer.close())
         except OSError:
             if error is None:  # otherwise `error` is the one to report
                 raise
         finally:
-            self._opening.shutdown()
+            self._thread.shutdown()
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes the hyperparameters. Each process does, because some fields may change when a run is resumed."""
-        if self._writer:
-            with _as_os_error():
-                self._writer.write_hparams({field: _hyperparameter(value) for field, value in config.items()})
-                self._writer.flush()
+        hyperparameters = {field: _hyperparameter(value) for field, value in config.items()}
+        self._write(lambda writer: writer.write_hparams(hyperparameters))
 
     def complete(self, epochs: list[dict[str, Any]], params: Any) -> None:
         """Writes the finished epochs that are missing from the files; `params` belong to the step that was restored.
 
         A run may have been killed between an epoch's checkpoint and its events.
         """
-        assert self._opened
         for epoch in epochs:
-            if epoch["step"] not in self._opened.result()[1]:
+            if epoch["step"] not in self._wait().epochs:
                 self.write_epoch(epoch, params if epoch["step"] == self._step else {})
 
     def write_epoch(self, epoch: dict[str, Any], params: Any) -> None:
         """Writes the scalars of a line of metrics.jsonl and a histogram of every parameter."""
-        if self._writer:
-            step = epoch["step"]
+
+        def write(writer: Any) -> None:
             sampled = {name: _sample(array) for name, array in flatten_dict(params, sep="/").items()}
-            with _as_os_error():
-                self._writer.write_histograms(step, jax.device_get(sampled))
-                self._writer.write_scalars(step, {name: value for name, value in epoch.items() if name != "step"})
-                self._writer.flush()
+            writer.write_histograms(epoch["step"], jax.device_get(sampled))
+            writer.write_scalars(epoch["step"], {name: value for name, value in epoch.items() if name != "step"})
+
+        self._write_now(write)  # the next step takes the memory of `params`
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """`image` is [H, W, 3] uint8."""
-        if self._writer:
-            with _as_os_error():
-                self._writer.write_images(step, {name: image[None]})
-                self._writer.flush()
+        self._write(lambda writer: writer.write_images(step, {name: image[None]}))
 
     def write_test(self, step: int, measures: dict[str, float]) -> None:
-        if self._writer:
-            with _as_os_error():
-                self._writer.write_scalars(step, measures)
-                self._writer.flush()
+        self._write_now(lambda writer: writer.write_scalars(step, measures))
+
+    def _write(self, write: Callable[[Any], None]) -> None:
+        if self._opened is None:
+            self._waiting.append(write)
+        else:
+            self._write_now(write)
+
+    def _write_now(self, write: Callable[[Any], None]) -> None:
+        if writer := self._wait().writer:
+            _write_and_flush(writer, write)
+
+    def _wait(self) -> Opened:
+        """Waits until the thread has written what waited."""
+        self.start()
+        assert self._opened
+        opened = self._opened.result()
+        if opened.problem:
+            advice = "install tensorflow, clu and tensorboard for them, or see metrics.jsonl and figures/"
+            _warn_once(f"no TensorBoard events are written: {opened.problem}; {advice}")
+        return opened
+
+
+def _write_and_flush(writer: Any, write: Callable[[Any], None]) -> None:
+    with _as_os_error():
+        write(writer)
+        writer.flush()
 
 
 @contextmanager
@@ -133,23 +162,24 @@ def _import_writers() -> str | None:
     return None
 
 
-def _open(folder: Path, step: int, problem: Future[str | None]) -> tuple[Any, set[int]]:
-    """A clu writer and the steps of the epochs in the files; (None, empty set) without TensorFlow."""
-    if problem.result():
-        advice = "install tensorflow, clu and tensorboard for them, or see metrics.jsonl and figures/"
-        _warn_once(f"no TensorBoard events are written: {problem.result()}; {advice}")
-        return None, set()
+def _open(folder: Path, step: int, waiting: list[Callable[[Any], None]]) -> Opened:
+    """Opens a clu writer and writes what waits. Removes what a killed run left from `step` on."""
+    if problem := _import_writers():
+        return Opened(None, set(), problem)
     import tensorflow as tf
     from clu import metric_writers
 
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would claim all of its memory
     with _as_os_error():
-        recorded = [epoch for file in sorted(folder.glob("*tfevents*")) for epoch in _cut(file, step)]
-        return metric_writers.SummaryWriter(str(folder)), set(recorded)
+        epochs = {epoch for file in sorted(folder.glob("*tfevents*")) for epoch in _cut(file, step)}
+        writer = metric_writers.SummaryWriter(str(folder))
+    for write in waiting:
+        _write_and_flush(writer, write)
+    return Opened(writer, epochs)
 
 
 def _cut(file: Path, step: int) -> list[int]:
-    """Removes from a file the config, the events from `step` on, and a half-written one.
+    """Removes from a file the events before the first step, those from `step` on, and a half-written one.
 
     Returns:
         The steps of the remaining epochs.
@@ -160,21 +190,13 @@ def _cut(file: Path, step: int) -> list[int]:
 
     records = [(record, Event.FromString(record)) for record in RawEventFileLoader(str(file)).Load()]
     # the first record is the format's version, with step 0
-    kept = [
-        (record, event)
-        for record, event in records
-        if event.HasField("file_version") or (event.step < step and not _is_config(event))
-    ]
+    kept = [(record, event) for record, event in records if event.HasField("file_version") or 0 < event.step < step]
     with atomic_write(file) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record, _ in kept:
                 writer.write(record)
         os.utime(temporary, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
     return [event.step for _, event in kept for value in event.summary.value if value.tag == EPOCH_TAG]
-
-
-def _is_config(event: Any) -> bool:
-    return any(value.tag.startswith(CONFIG_TAGS) for value in event.summary.value)
 
 
 def _hyperparameter(value: Any) -> Any:
