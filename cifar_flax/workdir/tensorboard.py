@@ -27,11 +27,11 @@ _warn_once = cache(warn)  # not for each seed of a sweep
 
 
 class Opened(NamedTuple):
-    """What a thread has opened.
+    """The files of a run, once they are opened.
 
     Attributes:
-        writer: of clu; None without TensorFlow.
-        epochs: steps of the epochs in the files.
+        writer: clu's; None without TensorFlow.
+        epochs: the steps of the epochs in the files.
         problem: why there is no writer.
     """
 
@@ -43,8 +43,8 @@ class Opened(NamedTuple):
 class TensorBoard:
     """The events of one run. Without TensorFlow nothing is written, and the events of earlier processes are kept.
 
-    clu's writers import TensorFlow, which takes seconds. A thread does that while the first steps are trained. Until
-    then, what is written waits. Events that cannot be written raise OSError, then or with a later one.
+    clu's writers import TensorFlow, which takes seconds. A thread does that while the first steps are trained, and then
+    writes the events so far. An event that cannot be written raises OSError, at the latest at the end of the epoch.
     """
 
     def __init__(self, workdir: Path):
@@ -58,7 +58,7 @@ class TensorBoard:
         self._step = step
 
     def start(self) -> None:
-        """Imports TensorFlow and writes what waits, in a thread."""
+        """Imports TensorFlow and writes the events so far, in a thread."""
         if self._opened is None:
             self._opened = self._thread.submit(_open, self._folder, self._step, self._waiting)
 
@@ -119,7 +119,7 @@ class TensorBoard:
             _write_and_flush(writer, write)
 
     def _wait(self) -> Opened:
-        """Waits until the thread has written what waited."""
+        """Waits until the thread has written the events before it."""
         self.start()
         assert self._opened
         opened = self._opened.result()
@@ -163,7 +163,7 @@ def _import_writers() -> str | None:
 
 
 def _open(folder: Path, step: int, waiting: list[Callable[[Any], None]]) -> Opened:
-    """Opens a clu writer and writes what waits. Removes what a killed run left from `step` on."""
+    """Opens a clu writer and writes the events that wait for it. Removes what a killed run left from `step` on."""
     if problem := _import_writers():
         return Opened(None, set(), problem)
     import tensorflow as tf
@@ -175,6 +175,7 @@ def _open(folder: Path, step: int, waiting: list[Callable[[Any], None]]) -> Open
         writer = metric_writers.SummaryWriter(str(folder))
     for write in waiting:
         _write_and_flush(writer, write)
+    waiting.clear()  # they hold the images
     return Opened(writer, epochs)
 
 
