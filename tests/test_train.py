@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cifar_flax import resume, train
-from cifar_flax.errors import BadInput, Diverged, Interrupted
+from cifar_flax.errors import BadInput, Diverged, Interrupted, Unwritable
 from cifar_flax.reporting import console
 from cifar_flax.train import train_and_evaluate
 from cifar_flax.training import job, programs
@@ -213,6 +213,17 @@ def test_tensorflow_is_imported_after_the_first_step(tiny_config, tmp_path, monk
     tiny_config.num_epochs = 0.25
     train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
     assert order[:2] == ["step", "import"]
+
+
+@pytest.mark.medium
+def test_run_whose_events_cannot_be_written_ends_and_is_resumed(finished_run, tiny_config, tmp_path):
+    (tmp_path / "tensorboard").write_text("a file, not a folder")
+    with pytest.raises(Unwritable, match=r"TensorBoard's events: Not a directory\)"):
+        train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    (tmp_path / "tensorboard").unlink()
+    train_and_evaluate(tiny_config, tmp_path, ONE_DEVICE)
+    assert_same_run(tmp_path, finished_run)
+    assert events_of(tmp_path, "train_loss") == events_of(finished_run, "train_loss")
 
 
 @pytest.mark.medium

@@ -52,10 +52,10 @@ def silence_tensorflow() -> None:
 
 
 def collect_garbage_rarely() -> None:
-    """Lets Python look for cyclic garbage less often than after every 700 new objects.
+    """Lets Python look for cyclic garbage less often than by default.
 
     Nearly all objects stay while libraries are imported and programs traced, and each search goes through them again.
-    Arrays are in no cycles: their memory is free as soon as nothing refers to them.
+    The arrays of a run are in no cycles, so their memory does not wait for a search.
     """
     gc.set_threshold(10_000)
 

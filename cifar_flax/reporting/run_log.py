@@ -61,7 +61,7 @@ class RunLog:
         console.say(f"compiled in {programs.compile_seconds:.1f} s\n")
 
     def progress(self, position: Position) -> console.EpochProgress:
-        """The progress bar of the epoch that the position is in. TensorBoard's writers wait for the first step."""
+        """The progress bar of the epoch that the position is in."""
         job, epoch = self._job, len(position.epochs) + 1
         first, last = job.steps_after(epoch - 1), job.steps_after(epoch)
         steps = (position.step - first, last - first, job.num_steps - last)
@@ -70,9 +70,9 @@ class RunLog:
 
     def epoch(self, position: Position) -> None:
         """Shows the epoch that has just ended."""
-        self._tensorboard.write_epoch(position.epochs[-1], position.state.params)
         is_constant = self._config.schedule == "constant" and not self._config.warmup
         console.epoch_line(self._title(len(position.epochs)), position.epochs, with_learning_rate=not is_constant)
+        self._tensorboard.write_epoch(position.epochs[-1], position.state.params)
 
     def end(self, position: Position, test: dict[str, float], predicted: np.ndarray) -> None:
         """Draws the curves and the test predictions.

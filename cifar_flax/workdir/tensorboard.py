@@ -6,6 +6,7 @@ written, so another writer would change this file alone.
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,27 +41,32 @@ class Opened(NamedTuple):
     problem: str | None = None
 
 
+Write = Callable[[Opened], None]
+
+
 class TensorBoard:
     """The events of one run. Without TensorFlow nothing is written, and the events of earlier processes are kept.
 
-    clu's writers import TensorFlow, which takes seconds. A thread does that while the first steps are trained, and then
-    writes the events so far. An event that cannot be written raises OSError, at the latest at the end of the epoch.
+    clu's writers import TensorFlow, which takes seconds. A thread does that after the first step, while others are
+    trained, and then writes the events so far. Events that cannot be written raise OSError in one of the next calls.
     """
 
     def __init__(self, workdir: Path):
         self._folder, self._step = workdir / "tensorboard", 0
         self._thread = ThreadPoolExecutor(1)
-        self._waiting: list[Callable[[Any], None]] = []
+        self._waiting: list[Write] = []
         self._opened: Future[Opened] | None = None
 
     def begin(self, step: int) -> None:
-        """Continues at `step`. The config and the inputs are written anew by each process."""
+        """Continues at `step`: later events in the files will be removed. Each process writes those of step 0 anew."""
         self._step = step
 
     def start(self) -> None:
-        """Imports TensorFlow and writes the events so far, in a thread."""
+        """Begins to import TensorFlow and to write the events so far, in a thread, unless that has begun."""
         if self._opened is None:
             self._opened = self._thread.submit(_open, self._folder, self._step, self._waiting)
+        elif self._opened.done():
+            self._opened.result()  # raises its error
 
     def __enter__(self) -> "TensorBoard":
         return self
@@ -70,7 +76,7 @@ class TensorBoard:
     ) -> None:
         try:
             if self._opened or (self._waiting and error is None):
-                self._write_now(lambda writer: writer.close())
+                self._write_now(lambda files: files.writer.close())
         except OSError:
             if error is None:  # otherwise `error` is the one to report
                 raise
@@ -80,59 +86,60 @@ class TensorBoard:
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes the hyperparameters. Each process does, because some fields may change when a run is resumed."""
         hyperparameters = {field: _hyperparameter(value) for field, value in config.items()}
-        self._write(lambda writer: writer.write_hparams(hyperparameters))
+        self._write(lambda files: files.writer.write_hparams(hyperparameters))
 
     def complete(self, epochs: list[dict[str, Any]], params: Any) -> None:
         """Writes the finished epochs that are missing from the files; `params` belong to the step that was restored.
 
         A run may have been killed between an epoch's checkpoint and its events.
         """
-        for epoch in epochs:
-            if epoch["step"] not in self._wait().epochs:
-                self.write_epoch(epoch, params if epoch["step"] == self._step else {})
+        restored = {self._step: _sample_all(params)}  # now, because the next step takes their memory
+
+        def write(files: Opened) -> None:
+            for epoch in epochs:
+                if epoch["step"] not in files.epochs:
+                    _write_epoch(files.writer, epoch, restored.get(epoch["step"], {}))
+
+        self._write(write)
 
     def write_epoch(self, epoch: dict[str, Any], params: Any) -> None:
         """Writes the scalars of a line of metrics.jsonl and a histogram of every parameter."""
-
-        def write(writer: Any) -> None:
-            sampled = {name: _sample(array) for name, array in flatten_dict(params, sep="/").items()}
-            writer.write_histograms(epoch["step"], jax.device_get(sampled))
-            writer.write_scalars(epoch["step"], {name: value for name, value in epoch.items() if name != "step"})
-
-        self._write_now(write)  # the next step takes the memory of `params`
+        self._write_now(lambda files: _write_epoch(files.writer, epoch, _sample_all(params)))
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """`image` is [H, W, 3] uint8."""
-        self._write(lambda writer: writer.write_images(step, {name: image[None]}))
+        self._write(lambda files: files.writer.write_images(step, {name: image[None]}))
 
     def write_test(self, step: int, measures: dict[str, float]) -> None:
-        self._write_now(lambda writer: writer.write_scalars(step, measures))
+        self._write_now(lambda files: files.writer.write_scalars(step, measures))
 
-    def _write(self, write: Callable[[Any], None]) -> None:
+    def _write(self, write: Write) -> None:
         if self._opened is None:
             self._waiting.append(write)
         else:
             self._write_now(write)
 
-    def _write_now(self, write: Callable[[Any], None]) -> None:
-        if writer := self._wait().writer:
-            _write_and_flush(writer, write)
-
-    def _wait(self) -> Opened:
-        """Waits until the thread has written the events before it."""
+    def _write_now(self, write: Write) -> None:
+        """Waits until the thread has written the events so far. Warns once if none can be written."""
         self.start()
         assert self._opened
-        opened = self._opened.result()
-        if opened.problem:
+        files = self._opened.result()
+        if files.problem:
             advice = "install tensorflow, clu and tensorboard for them, or see metrics.jsonl and figures/"
-            _warn_once(f"no TensorBoard events are written: {opened.problem}; {advice}")
-        return opened
+            _warn_once(f"no TensorBoard events are written: {files.problem}; {advice}")
+        else:
+            _write_and_flush(files, write)
 
 
-def _write_and_flush(writer: Any, write: Callable[[Any], None]) -> None:
+def _write_and_flush(files: Opened, write: Write) -> None:
     with _as_os_error():
-        write(writer)
-        writer.flush()
+        write(files)
+        files.writer.flush()
+
+
+def _write_epoch(writer: Any, epoch: dict[str, Any], sampled: dict[str, np.ndarray]) -> None:
+    writer.write_histograms(epoch["step"], sampled)
+    writer.write_scalars(epoch["step"], {name: value for name, value in epoch.items() if name != "step"})
 
 
 @contextmanager
@@ -143,7 +150,8 @@ def _as_os_error() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        raise OSError(f"TensorBoard's events: {error.message}") from error
+        message = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)  # without the names of TensorFlow's operations
+        raise OSError(f"TensorBoard's events: {message}") from error
 
 
 def can_write_events() -> bool:
@@ -162,9 +170,10 @@ def _import_writers() -> str | None:
     return None
 
 
-def _open(folder: Path, step: int, waiting: list[Callable[[Any], None]]) -> Opened:
-    """Opens a clu writer and writes the events that wait for it. Removes what a killed run left from `step` on."""
+def _open(folder: Path, step: int, waiting: list[Write]) -> Opened:
+    """Opens a clu writer and writes the events that wait for it, after `_cut`."""
     if problem := _import_writers():
+        waiting.clear()
         return Opened(None, set(), problem)
     import tensorflow as tf
     from clu import metric_writers
@@ -172,15 +181,14 @@ def _open(folder: Path, step: int, waiting: list[Callable[[Any], None]]) -> Open
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would claim all of its memory
     with _as_os_error():
         epochs = {epoch for file in sorted(folder.glob("*tfevents*")) for epoch in _cut(file, step)}
-        writer = metric_writers.SummaryWriter(str(folder))
-    for write in waiting:
-        _write_and_flush(writer, write)
-    waiting.clear()  # they hold the images
-    return Opened(writer, epochs)
+        files = Opened(metric_writers.SummaryWriter(str(folder)), epochs)
+    while waiting:
+        _write_and_flush(files, waiting.pop(0))
+    return files
 
 
 def _cut(file: Path, step: int) -> list[int]:
-    """Removes from a file the events before the first step, those from `step` on, and a half-written one.
+    """Removes from a file the events of step 0, those from `step` on, and a half-written one.
 
     Returns:
         The steps of the remaining epochs.
@@ -205,6 +213,13 @@ def _hyperparameter(value: Any) -> Any:
     if value is None:
         return ""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _sample_all(params: Any) -> dict[str, np.ndarray]:
+    sampled: dict[str, np.ndarray] = jax.device_get(
+        {name: _sample(array) for name, array in flatten_dict(params, sep="/").items()}
+    )
+    return sampled
 
 
 def _sample(array: jax.Array) -> jax.Array:

@@ -50,12 +50,13 @@ def test_figure_is_not_clipped(name, tmp_path):
         assert bounds.y0 <= box.y0 <= box.y1 <= bounds.y1, (name, axis.get_title())
 
 
-@pytest.mark.parametrize("name", ["labeled", "predictions"])
-def test_titles_do_not_overlap(name):
+@pytest.mark.parametrize("name", ["labeled", "augmented", "predictions"])
+def test_titles_overlap_neither_each_other_nor_images(name):
     figure = FIGURES[name]()
     figures.pixels(figure)
-    boxes = [text.get_window_extent() for text in [*figure.texts, *figure.axes[0].texts]]
-    assert len(boxes) == 1 + len(figure.axes[0].images)
+    axis = figure.axes[0]
+    assert len(axis.texts) == (2 if name == "augmented" else len(axis.images))
+    boxes = [drawn.get_window_extent() for drawn in [*figure.texts, *axis.texts, *axis.images]]
     overlapping = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
     assert not overlapping
 
