@@ -93,6 +93,8 @@ class TensorBoard:
 
         A run may have been killed between an epoch's checkpoint and its events.
         """
+        if not epochs:
+            return
         restored = {self._step: _sample_all(params)}  # now, because the next step takes their memory
 
         def write(files: Opened) -> None:
