@@ -50,7 +50,7 @@ def _errors_of_finalizers(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _few_images_in_figures(monkeypatch):
-    """Drawing dozens would take most of the time of a tiny run."""
+    """Hundreds of tiny runs would draw dozens each."""
     monkeypatch.setattr(run_figures, "NUM_TRAINING", 3)
     monkeypatch.setattr(run_figures, "NUM_PREDICTIONS", 3)
 
