@@ -43,4 +43,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.whitening_epochs = 3.0
     config.label_smoothing = 0.2
     config.tta = "mirror_translate"
-    return with_variant(config, variant, smoke_epochs=0.4)
+    return with_variant(config, variant, smoke_epochs=0.25)

@@ -61,7 +61,7 @@ def test_two_processes_compute_what_one_with_two_devices_does_and_write_its_file
 @pytest.mark.medium
 @pytest.mark.parametrize("others", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_signal_to_any_process_saves_the_run_and_another_number_of_processes_resumes_it(tmp_path, dataset, others):
-    workdir, epochs = tmp_path / "run", "--config.num_epochs=60"
+    workdir, epochs = tmp_path / "run", "--config.num_epochs=40"
     processes = start_all(dataset, workdir, 2, epochs)
     wait_until_saved(workdir, processes[0])
     processes[1].send_signal(signal.SIGTERM)

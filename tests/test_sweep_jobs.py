@@ -67,7 +67,7 @@ def wait_for_interrupted(workdir):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_of_a_sweep_that_is_ended_are_saved_and_the_same_command_goes_on(number, tmp_path):
     write_dataset(tmp_path / "d.npz")
-    process = start_until("seed 1: Epoch 3/", tmp_path, "--config.num_epochs=40")
+    process = start_until("seed 1: Epoch 3/", tmp_path, "--config.num_epochs=25")
     process.send_signal(number)
     _, err = process.communicate()
     if number == signal.SIGTERM:
@@ -76,10 +76,10 @@ def test_processes_of_a_sweep_that_is_ended_are_saved_and_the_same_command_goes_
         assert err.endswith("interrupted by SIGTERM; the state is saved, the same command resumes from here\n")
     wait_for_interrupted(tmp_path / "runs" / "seed1")
     assert run_of(tmp_path / "runs" / "seed1")["checkpoint_step"] >= 9  # an epoch has 3 steps
-    code, out, err = run(sweep_command(tmp_path, "--jobs=2", "--config.num_epochs=40"))
+    code, out, err = run(sweep_command(tmp_path, "--jobs=2", "--config.num_epochs=25"))
     assert (code, err) == (0, "")
     assert "mlp, seeds 0 to 2: " in out.splitlines()[-1]
-    assert [len(metrics_of(tmp_path / "runs" / f"seed{seed}")) for seed in range(3)] == [40] * 3
+    assert [len(metrics_of(tmp_path / "runs" / f"seed{seed}")) for seed in range(3)] == [25] * 3
 
 
 CHILD = """

@@ -1,4 +1,4 @@
-"""The real CIFAR-10: known facts about the loaded data, and the accuracy of the experiments after one or two epochs."""
+"""The real CIFAR-10: known facts about the loaded data, and the accuracy of the experiments after a short training."""
 
 import json
 import os
@@ -117,13 +117,13 @@ def test_official_files_give_the_same_arrays(tmp_path, monkeypatch):
 
 
 # (epochs, training accuracy, validation and test accuracy, trainable parameters, running statistics). The accuracies
-# must be exceeded. AlexNet's running statistics lag behind in its first epoch: six runs reached 0.376 to 0.399 in
-# training and 0.31 to 0.50 in validation.
+# must be exceeded; None: any is allowed. In a quarter of an epoch, four runs of AlexNet reached 0.282 to 0.299 in
+# training. Its running statistics lag behind, so that its validation accuracy, 0.109 to 0.218, says nothing yet.
 EXPECTED = {
     "cnn": (2, 0.5, 0.52, 528_054, 0),
     "cnn_augmented": (2, 0.4, 0.45, 528_054, 0),
     "mlp": (2, 0.28, 0.33, 3_590_642, 0),
-    "alexnet": (1, 0.35, 0.2, 21_591_114, 1_216),
+    "alexnet": (0.25, 0.25, None, 21_591_114, 1_216),
 }
 
 
@@ -140,5 +140,6 @@ def test_experiment_learns(name, cifar10, tmp_path):
     assert (run["trainable_parameters"], run["non_trainable_parameters"]) == (trainable, statistics)
     last_epoch = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last_epoch["train_accuracy"] > min_train_accuracy
-    assert run["best_validation_accuracy"] > min_accuracy
-    assert run["test_accuracy"] > min_accuracy
+    if min_accuracy is not None:
+        assert run["best_validation_accuracy"] > min_accuracy
+        assert run["test_accuracy"] > min_accuracy

@@ -47,7 +47,12 @@ LAYERS["airbench_muon"] = LAYERS["airbench"]
 @functools.cache
 def init(name, lowering="library"):
     model = MODELS[name](10, **({"lowering": LOWERINGS[lowering]} if has_setting(name, "lowering") else {}))
-    return model, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    return model, jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def compiled(model, **arguments):
+    """`model.apply` as one program. Without it, each operation is compiled by itself."""
+    return jax.jit(functools.partial(model.apply, **arguments))
 
 
 def random_images(count):
@@ -113,8 +118,9 @@ def test_kernels_are_glorot_uniform_and_biases_zero(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_initialization_depends_on_the_key(name):
     model = MODELS[name](10)
+    initialize = jax.jit(functools.partial(model.init, train=False))
     images = jnp.zeros((1, 32, 32, 3))
-    kernels = [model.init(jax.random.key(k), images, train=False)["params"]["output"]["kernel"] for k in (0, 0, 1)]
+    kernels = [initialize(jax.random.key(k), images)["params"]["output"]["kernel"] for k in (0, 0, 1)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
 
@@ -125,8 +131,8 @@ def test_batch_norm_statistics_change_in_training_only(name):
     model, variables = init(name)
     images = random_images(4)
     rngs = {"dropout": jax.random.key(2)}
-    _, trained = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
-    _, evaluated = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    _, trained = compiled(model, train=True, mutable=["batch_stats"])(variables, images, rngs=rngs)
+    _, evaluated = compiled(model, train=False, mutable=["batch_stats"])(variables, images)
     before = variables.get("batch_stats", {})
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, trained.get("batch_stats", {}))
     assert all(all(leaves.values()) == layer.startswith("norm") for layer, leaves in changed.items())
@@ -139,12 +145,10 @@ def test_batch_norm_statistics_change_in_training_only(name):
 def test_dropout_is_active_in_training_only(name):
     model, variables = init(name)
     images = random_images(4)
+    programs = [compiled(model, train=train, mutable=["batch_stats"]) for train in (False, True)]
 
     def logits(train, key):
-        out = model.apply(
-            variables, images, train=train, rngs={"dropout": jax.random.key(key)}, mutable=["batch_stats"]
-        )
-        return np.asarray(out[0])
+        return np.asarray(programs[train](variables, images, rngs={"dropout": jax.random.key(key)})[0])
 
     assert not np.array_equal(logits(True, 0), logits(True, 1))
     np.testing.assert_array_equal(logits(True, 0), logits(True, 0))
@@ -157,9 +161,10 @@ def test_dropout_is_active_in_training_only(name):
 def test_logits_of_an_image_do_not_depend_on_its_batch(name, lowering):
     model, variables = init(name, lowering)
     images = random_images(5)
-    in_batch = model.apply(variables, images, train=False)
-    in_other_batch = model.apply(variables, images.at[1:].set(0.5), train=False)
-    alone = model.apply(variables, images[:1], train=False)
+    logits = compiled(model, train=False)
+    in_batch = logits(variables, images)
+    in_other_batch = logits(variables, images.at[1:].set(0.5))
+    alone = logits(variables, images[:1])
     np.testing.assert_array_equal(in_batch[0], in_other_batch[0])
     # matrix products of another size may round differently
     np.testing.assert_allclose(in_batch[0], alone[0], rtol=1e-5, atol=1e-6)
@@ -179,7 +184,7 @@ def test_gradients_and_statistics_of_identical_images_are_finite():
         )
         return (logits**2).sum(), updates
 
-    grads, updates = jax.grad(loss, has_aux=True)(variables["params"])
+    grads, updates = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, updates)))
 
 
@@ -189,7 +194,7 @@ def test_bfloat16_is_close_to_float32_and_returns_float32(name):
     model, variables = init(name)
     bfloat16_model = MODELS[name](10, dtype=jnp.bfloat16)
     images = random_images(2)
-    exact, rounded = (m.apply(variables, images, train=False) for m in (model, bfloat16_model))
+    exact, rounded = (compiled(m, train=False)(variables, images) for m in (model, bfloat16_model))
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, atol=0.05 * float(np.abs(exact).max()) + 1e-3)
     assert not np.array_equal(rounded, exact)
@@ -231,7 +236,7 @@ def test_airbench_has_the_parameter_count_of_the_paper():
 def test_the_head_for_muon_has_kernels_of_deviation_1_and_divides_by_its_inputs():
     (model, variables), (plain, _) = init("airbench_muon"), init("airbench")
     assert np.std(variables["params"]["output"]["kernel"], ddof=1) == pytest.approx(1, rel=1e-5)
-    logits, nine = (network.apply(variables, random_images(2), train=False) for network in (model, plain))
+    logits, nine = (compiled(network, train=False)(variables, random_images(2)) for network in (model, plain))
     np.testing.assert_allclose(logits * 256, nine * 9, rtol=1e-5)
 
 

@@ -119,8 +119,8 @@ def test_winograd_uses_patches_for_other_kernels_and_strides(fields):
         nn.Conv(4, **fields, param_dtype=jnp.float64, conv_general_dilated=conv)
         for conv in (patches_conv, winograd_or_patches_conv)
     ]
-    params = layers[0].init(jax.random.key(0), images)
-    np.testing.assert_array_equal(*(layer.apply(params, images) for layer in layers))
+    params = jax.jit(layers[0].init)(jax.random.key(0), images)
+    np.testing.assert_array_equal(*(jax.jit(layer.apply)(params, images) for layer in layers))
 
 
 @pytest.mark.medium
@@ -131,9 +131,10 @@ def test_winograd_uses_patches_for_other_kernels_and_strides(fields):
 def test_dilated_and_grouped_convolutions_match_nn_conv(extra, conv):
     images = random(2, 8, 8, 4)
     fields = {"features": 4, "kernel_size": (3, 3), "param_dtype": jnp.float64, **extra}
-    params = nn.Conv(**fields).init(jax.random.key(0), images)
-    outputs = nn.Conv(**fields, conv_general_dilated=conv).apply(params, images)
-    np.testing.assert_allclose(outputs, nn.Conv(**fields).apply(params, images), rtol=TOLERANCE, atol=TOLERANCE)
+    library, lowered = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=conv)
+    params = jax.jit(library.init)(jax.random.key(0), images)
+    outputs, expected = (jax.jit(layer.apply)(params, images) for layer in (lowered, library))
+    np.testing.assert_allclose(outputs, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +187,9 @@ def test_conv_max_pool_of_evaluation_matches_nn_conv_and_nn_max_pool(size, field
     fields = {"features": 5, "kernel_size": (2, 2), "param_dtype": jnp.float64, **fields}
     images, evaluation = random(3, *size, channels), LOWERINGS["patches"].when(train=False)
     library, lowered = nn.Conv(**fields), nn.Conv(**fields, conv_general_dilated=evaluation.conv_max_pool)
-    params = library.init(jax.random.key(0), images)
-    expected = nn.max_pool(library.apply(params, images), (2, 2), (2, 2))
-    np.testing.assert_allclose(lowered.apply(params, images), expected, rtol=TOLERANCE, atol=TOLERANCE)
+    params = jax.jit(library.init)(jax.random.key(0), images)
+    expected = jax.jit(lambda *arguments: nn.max_pool(library.apply(*arguments), (2, 2), (2, 2)))(params, images)
+    np.testing.assert_allclose(jax.jit(lowered.apply)(params, images), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.medium

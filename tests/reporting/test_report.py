@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import statistics
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -60,6 +61,25 @@ def train_run(tiny_config, tiny_dataset, tmp_path, monkeypatch):
         return tmp_path / f"seed{seed}"
 
     return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def copy_run(train_run, trained, tiny_dataset, tmp_path, monkeypatch):
+    """A function that copies the run of a seed to `tmp_path`. Each seed is trained once for all tests."""
+    monkeypatch.setattr(inference, "load", lambda config: tiny_dataset)
+
+    def copy(seed=0):
+        name = f"seed{seed}"
+        if not (trained / name).exists():
+            train_run(seed).rename(trained / name)
+        return shutil.copytree(trained / name, tmp_path / name)
+
+    return copy
 
 
 def page_of(capsys, *arguments):
@@ -120,8 +140,8 @@ def test_runs_of_another_origin_are_not_averaged():
     assert html.means(dict(enumerate(imported))) == []
 
 
-def test_report_of_several_runs_compares_them_and_averages_seeds(train_run, capsys, tmp_path):
-    workdirs = [train_run(seed) for seed in (0, 1, 2)] + [train_run(3, learning_rate=0.01)]
+def test_report_of_several_runs_compares_them_and_averages_seeds(train_run, copy_run, capsys, tmp_path):
+    workdirs = [copy_run(seed) for seed in (0, 1, 2)] + [train_run(3, learning_rate=0.01)]
     page = page_of(capsys, *workdirs, "--out", tmp_path / "all.html")
     header, *rows = page.rows
     accuracies = [run_of(workdir)["test_accuracy"] for workdir in workdirs]
@@ -153,9 +173,9 @@ def test_confusion_matrix_of_many_classes_is_a_figure(train_run, tiny_dataset, c
 
 @pytest.mark.parametrize("kind", ["missing", "no_epochs", "damaged", "not_numbers", "no_folder", "pipe"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_unusable_run_or_output_exits_with_code_2_and_one_line(train_run, capsys, tmp_path, monkeypatch, kind, count):
+def test_unusable_run_or_output_exits_with_code_2_and_one_line(copy_run, capsys, tmp_path, monkeypatch, kind, count):
     monkeypatch.chdir(tmp_path)
-    workdir, arguments = train_run(), []
+    workdir, arguments = copy_run(), []
     if kind == "missing":
         workdir = tmp_path / "missing"
     elif kind == "no_folder":
@@ -168,7 +188,7 @@ def test_unusable_run_or_output_exits_with_code_2_and_one_line(train_run, capsys
     else:
         (workdir / "metrics.jsonl").write_text("{" if kind == "damaged" else '{"epoch": 1}\n')
     capsys.readouterr()
-    others = [str(train_run(seed)) for seed in range(1, count)]
+    others = [str(copy_run(seed)) for seed in range(1, count)]
     capsys.readouterr()
     assert report.main([str(workdir), *others, *arguments]) == 2
     err = capsys.readouterr().err

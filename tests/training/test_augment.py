@@ -1,5 +1,7 @@
 """Augmentations: their pixels against scipy and NumPy, and the distribution of the random draws."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_shift_and_flip_matches_scipy(height, width, channels):
     offsets = rng.uniform(-3.2, 3.2, (64, 2)).astype(np.float32)
     offsets[:4] = [[0, 0], [3, -2], [-3.2, 3.2], [0.5, -0.5]]
     flips = rng.uniform(size=64) < 0.5
-    augmented = shift_and_flip_by(jnp.asarray(images), jnp.asarray(offsets), jnp.asarray(flips))
+    augmented = jax.jit(shift_and_flip_by)(images, offsets, flips)
     for image, offset, flip, result in zip(images, offsets, flips, augmented, strict=True):
         shifted = scipy.ndimage.shift(image.astype(np.float64), (*offset, 0), order=1, mode="nearest")
         expected = shifted[:, ::-1] if flip else shifted
@@ -67,10 +69,10 @@ def test_half_of_the_images_are_flipped_independently_of_the_shift():
 
 @pytest.mark.medium
 def test_augmentation_depends_on_the_key_and_the_epoch():
-    images = jnp.asarray(random_images(4))
+    images, augment = random_images(4), jax.jit(shift_and_flip)
 
     def augmented(key, epoch):
-        return np.asarray(shift_and_flip(key, images, jnp.arange(4), jnp.int32(epoch)))
+        return np.asarray(augment(key, images, np.arange(4), np.int32(epoch)))
 
     np.testing.assert_array_equal(augmented(KEY, 3), augmented(KEY, 3))
     assert not np.array_equal(augmented(KEY, 3), augmented(KEY, 4))
@@ -79,10 +81,10 @@ def test_augmentation_depends_on_the_key_and_the_epoch():
 
 @pytest.mark.medium
 def test_augmentation_of_an_image_does_not_depend_on_its_batch():
-    images = jnp.asarray(random_images(6))
-    indices = jnp.array([7, 100, 3, 44_999, 0, 21])
-    in_batch = shift_and_flip(KEY, images, indices, jnp.int32(2))
-    alone = shift_and_flip(KEY, images[3:4], indices[3:4], jnp.int32(2))
+    images, augment = random_images(6), jax.jit(shift_and_flip)
+    indices = np.array([7, 100, 3, 44_999, 0, 21])
+    in_batch = augment(KEY, images, indices, np.int32(2))
+    alone = augment(KEY, images[3:4], indices[3:4], np.int32(2))
     np.testing.assert_allclose(in_batch[3], alone[0], rtol=1e-6)
     offsets, _ = draws(1_000)
     assert len(np.unique(offsets)) == offsets.size
@@ -93,7 +95,7 @@ def test_translation_is_a_crop_of_the_image_with_reflected_edges(height, width, 
     images = random_images(49, height, width, channels)
     offsets = np.array([(y, x) for y in range(-3, 4) for x in range(-3, 4)])
     flips = np.arange(49) % 2 == 0
-    augmented = translate_and_flip_by(jnp.asarray(images), jnp.asarray(offsets), jnp.asarray(flips))
+    augmented = jax.jit(translate_and_flip_by)(images, offsets, flips)
     for image, (y, x), flip, result in zip(images, offsets, flips, augmented, strict=True):
         padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="reflect")
         expected = padded[3 - y : 3 - y + height, 3 - x : 3 - x + width]
@@ -123,8 +125,8 @@ def test_image_is_mirrored_in_every_other_epoch():
 
 
 def translated(images, epoch):
-    indices = jnp.arange(len(images))
-    return np.asarray(translate_and_flip(KEY, jnp.asarray(images), indices, jnp.int32(epoch), max_translation=2))
+    augment = jax.jit(functools.partial(translate_and_flip, max_translation=2))
+    return np.asarray(augment(KEY, images, np.arange(len(images)), np.int32(epoch)))
 
 
 def mirrored(images):

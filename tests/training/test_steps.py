@@ -142,7 +142,7 @@ def test_training_step_matches_one_computed_by_hand():
         logits = model.apply({"params": params}, images / 255, train=True, rngs={"dropout": dropout})
         return cross_entropy(logits, labels, 0.2).mean()
 
-    loss, gradient = jax.value_and_grad(loss_fn)(state.params)
+    loss, gradient = jax.jit(jax.value_and_grad(loss_fn))(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
     trained, metrics, _ = make_train_steps(job)(state, zero_metrics(data), *data, np.int32(1))
     assert float(metrics.loss_sum) == pytest.approx(float(loss), rel=1e-5)
@@ -192,11 +192,11 @@ def evaluate(count, batch_size=8, num_rows=40, devices=1, padding=0):
     """Evaluates `count` images padded to `num_rows`, and returns the metrics, the expected logits and the labels."""
     mesh = data_mesh(jax.devices()[:devices])
     model = Tiny(3)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     split = tiny_split(num_rows, 5)
     images, labels = split.images.copy(), split.labels.copy()
     images[count:] = padding
-    expected = model.apply(variables, jnp.asarray(images[:count] / np.float32(255)), train=False)
+    expected = jax.jit(functools.partial(model.apply, train=False))(variables, images[:count] / np.float32(255))
     arguments = (variables["params"], variables["batch_stats"], images, labels)
     arguments = jax.device_put(arguments, replicated(mesh))
     program = make_evaluate(model, num_classes=3, batch_size=batch_size, mesh=mesh)
