@@ -40,6 +40,8 @@ def _private_caches(tmp_path_factory):
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+    # a process that is killed while it writes a program leaves a part of it, which others skip with a warning
+    os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache entry"
 
 
 @pytest.fixture(autouse=True)

@@ -115,7 +115,7 @@ def test_classes_of_a_picture_that_is_given_are_those_of_predict(page, classifie
             ".bar div", "bars => bars.map(b => b.clientWidth / b.parentElement.clientWidth)"
         )
         assert widths == pytest.approx([float(percent[:-1]) / 100 for _, percent in classes], abs=0.01)
-        assert page.evaluate("document.querySelector('#picture').naturalWidth") == 64
+        page.wait_for_function("document.querySelector('#picture').naturalWidth === 64")
     assert problems == []
 
 
@@ -134,6 +134,7 @@ def test_picture_is_chosen_with_the_keyboard(page, classifier, problems, tmp_pat
 def test_picture_that_the_browser_cannot_show_is_classified(page, classifier, problems):
     send(page, "drop", ("a.tiff", "image/tiff", picture("tiff")))
     assert shown(page) == expected(classifier, picture("tiff"))
+    page.wait_for_selector("#no-preview:visible")
     assert "show the picture" in page.inner_text(".drop")
     assert not page.is_visible("#picture")
     assert problems == []
@@ -193,9 +194,10 @@ def test_narrow_page_fits_and_its_colors_have_contrast(browser, scheme):
     with serving(tiny_classifier(class_names=[name, "b", "c", "d"], experiment=name)) as url:
         page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme=scheme)
         page.goto(url)
-        for file in (("a" * 90 + ".png", "image/png", picture()), ("a" * 90, "text/plain", b"text")):
+        files = {"#classes": ("a" * 90 + ".png", "image/png", picture()), "#error": ("a" * 90, "text/plain", b"text")}
+        for answer, file in files.items():
             send(page, "drop", file)
-            page.wait_for_selector("#classes:visible, #error:visible")
+            page.wait_for_selector(f"{answer}:visible")
             assert page.evaluate("document.documentElement.scrollWidth") <= 400
             text, card = (
                 page.evaluate(f"getComputedStyle(document.querySelector('{tag}')).{field}")

@@ -127,6 +127,7 @@ def test_signal_interrupts_all_seeds_and_the_same_command_goes_on(tmp_path, tiny
     command = [*TINY, "--config.num_epochs=2", "--seeds=0-2", f"--workdir={tmp_path}", "--together"]
     with monkeypatch.context() as patch:
         patch.setattr(train, "CHUNK_SECONDS", 0.0)
+        patch.setattr("cifar_flax.sweeping.at_once.POLL_SECONDS", 0.01)  # the seeds would end before a later look
         interrupt_after(patch, 7)
         assert sweep(command) == 143
     assert [run_of(tmp_path / f"seed{seed}")["status"] for seed in range(3)] == ["interrupted"] * 3
