@@ -29,7 +29,7 @@ from cifar_flax.training.sharding import data_mesh
 from cifar_flax.training.streaming import StreamedEvaluation, keep_split
 from cifar_flax.training.tta import TTA
 from cifar_flax.workdir.environment import find_devices
-from cifar_flax.workdir.output import output_file
+from cifar_flax.workdir.output import output_file, output_path
 
 
 class Evaluator:
@@ -132,8 +132,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def command(argv: Sequence[str]) -> None:
     arguments = parse(argv)
     out = None if arguments.report is None else read_path(arguments.report, "--report")
-    if out and not out.parent.is_dir():  # found before an evaluation that may take long
-        raise BadInput(f"--report: there is no folder {out.parent}; create it, or name another")
+    if out:
+        output_path(out, "--report")  # a mistake is found before an evaluation that may take long
     classifier = load_run(arguments.workdir, arguments.eval_batch_size)
     result = evaluate_named(Evaluator(classifier, arguments.tta), arguments)
     images = arguments.split if arguments.on is None else arguments.on

@@ -14,6 +14,7 @@ from cifar_flax.data.corruptions import BENCHMARK
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import load_run
 from cifar_flax.reporting.calibration import fit_temperature, scores
+from cifar_flax.reporting.evaluations import Table
 from cifar_flax.training import streaming
 
 pytestmark = pytest.mark.medium
@@ -129,6 +130,12 @@ def test_plain_set_is_evaluated_as_the_test_images_are(workdir, run, tiny_datase
     assert '<th scope="row">middle</th>' in (tmp_path / "page.html").read_text()
 
 
+def test_names_of_classes_and_files_are_no_markup():
+    names = ["[other]", "[/s]", ":smile:", "[bold]x"]
+    text = str(Table("caption", ["class", "accuracy"], [[(name, ["50.00 %"]) for name in names]]))
+    assert [line.split()[0] for line in text.splitlines()[-4:]] == names
+
+
 @pytest.mark.parametrize("reason", ["none", "elsewhere"])
 def test_without_validation_images_there_is_no_temperature(
     reason, workdir, corrupted, tiny_dataset, monkeypatch, capsys
@@ -156,6 +163,7 @@ def test_without_validation_images_there_is_no_temperature(
         (["--on=absent.npy"], "error: --on: .*absent.npy does not exist"),
         (["--on=x", "--split=train"], "error: --split: train is of the run's dataset, which --on replaces; leave out"),
         (["--report=absent/page.html"], "error: --report: there is no folder .*absent; create it, or name another"),
+        (["--report=/"], "error: --report: / is a folder; name a file"),
     ],
 )
 def test_unusable_arguments_are_one_line(arguments, message, workdir, capsys):

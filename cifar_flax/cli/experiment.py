@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from cifar_flax.config import base_config
 from cifar_flax.data.paths import read_path
-from cifar_flax.errors import BadInput, in_one_line, nearest
+from cifar_flax.errors import BadInput, in_one_line, nearest, printable
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -100,7 +100,7 @@ def find_file(name: str) -> Path:
             return path
         is_folder = path.is_dir()
     except OSError as error:  # for example, a name that is too long
-        raise BadInput(f"--config: the experiment file cannot be read ({in_one_line(error)})") from error
+        raise BadInput(printable(f"--config: {path} cannot be read ({error.strerror}); name another file")) from error
     kind = "a folder, not an experiment file" if is_folder else "neither an experiment nor an experiment file"
     raise BadInput(f"--config: {name!r} is {kind}{_similar(name, list(known))}")
 

@@ -77,7 +77,7 @@ def load(path: Path, options: Options) -> Source:
         class_names = _class_names(folders["train"])
         splits = {split: _list(folder, class_names, split) for split, folder in folders.items()}
     except OSError as error:
-        raise _rejected(f"{error.filename or path} cannot be read ({error.strerror})") from error
+        raise _unreadable(path, error) from error
     if others := [file for listing in splits.values() for file in listing.others]:
         warn(f"config.dataset: {len(others)} files are not pictures and are ignored, such as {others[0]}")
     paths, labels, _ = splits["train"]
@@ -88,9 +88,20 @@ def load(path: Path, options: Options) -> Source:
 
 
 def test_folder(path: Path) -> Path | None:
-    """The folder of the test images, if it has class folders, in one that `find` returned."""
-    folders = [folder for folder in _subfolders(path) if _split_of(folder) == "test"]
-    return folders[0] if len(folders) == 1 and _subfolders(folders[0]) else None
+    """The folder of the test images, if it has class folders, in one that `find` returned.
+
+    Raises:
+        BadInput: a folder cannot be read.
+    """
+    try:
+        folders = [folder for folder in _subfolders(path) if _split_of(folder) == "test"]
+        return folders[0] if len(folders) == 1 and _subfolders(folders[0]) else None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> BadInput:
+    return _rejected(f"{error.filename or path} cannot be read ({error.strerror})")
 
 
 def _rejected(problem: str) -> BadInput:

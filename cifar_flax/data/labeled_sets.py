@@ -20,10 +20,21 @@ from cifar_flax.data.corruptions import NAMES_IN_TFDS, SEVERITIES, in_order
 from cifar_flax.data.dataset import Source, Split, concatenated
 from cifar_flax.data.locate import locate
 from cifar_flax.data.paths import listed, read_path
-from cifar_flax.errors import BadInput, printable
+from cifar_flax.errors import BadInput, printable, warn
 
-CORRUPTED = re.compile(r"\w+_corrupted", re.ASCII)  # a dataset of TFDS without its config, such as cifar10_corrupted
+# a dataset of TFDS without its config, such as cifar10_corrupted, perhaps with a version
+CORRUPTED = re.compile(r"(\w+_corrupted)(:.*)?", re.ASCII)
 CONFIG = re.compile(r"(\w+)_(\d+)", re.ASCII)  # of such a dataset: corruption and severity
+
+# for messages of sources: the flags of the command in place of fields of the config, and advice that it can follow
+REWORDED = (
+    (r"(--)?config\.dataset\b", "--on"),
+    (r"(--)?config\.data_dir\b", "--data_dir"),
+    (r"^config\.image_size: it is unset, but (.+); set it .*", r"--on: \1; name pictures of one size"),
+    (r"^config\.label: (.*); name the column of the labels,", r"--on: \1; rename the column of the labels to label,"),
+    (r"^config\.label: (\S+) is not valid; .*", r"--on: it has no labels \1, which the run was trained on"),
+    (r"^config\.label: ", "--on: "),
+)
 
 
 class Network(NamedTuple):
@@ -73,10 +84,13 @@ def open_set(name: str, network: Network, data_dir: str | None = None) -> list[P
             splits = npy_sets.read(found)
             for (corruption, _), split in splits.items():
                 _check_shape(split.images, network, found.images[corruption])
-                _check_numbers(split.labels, network, found.labels)
+            _check_numbers(split.labels, network, found.labels)  # the same of all
             loads = {key: partial(_same, split) for key, split in splits.items()}
         elif configs := _configs(name, path, data_dir):
-            loads = {key: partial(_load, config, network, data_dir) for key, config in configs.items()}
+            loads = {
+                key: partial(_load, config, network, data_dir, is_first=index == 0)
+                for index, (key, config) in enumerate(configs.items())
+            }
         else:
             return [Part("", 0, partial(_load, name, network, data_dir))]
     corruptions = in_order({corruption for corruption, _ in loads})
@@ -89,12 +103,14 @@ def _same(split: Split) -> Split:
 
 @contextmanager
 def _flags_named() -> Iterator[None]:
-    """Puts the flags of the command in place of the fields of the config, which the messages of sources name."""
+    """Applies REWORDED to the messages of sources."""
     try:
         yield
     except BadInput as error:
-        text = re.sub(r"(--)?config\.dataset\b", "--on", str(error))
-        raise BadInput(re.sub(r"(--)?config\.data_dir\b", "--data_dir", text)) from error
+        text = str(error)
+        for pattern, replacement in REWORDED:
+            text = re.sub(pattern, replacement, text)
+        raise BadInput(text) from error
 
 
 def _configs(name: str, path: Path, data_dir: str | None) -> dict[tuple[str, int], str]:
@@ -106,12 +122,17 @@ def _configs(name: str, path: Path, data_dir: str | None) -> dict[tuple[str, int
         data_dir: the folder of prepared datasets.
     """
     exists = os.path.isdir(path)  # noqa: PTH112, also False for a path that this user may not look at
-    if not CORRUPTED.fullmatch(path.name if exists else name):
+    match = CORRUPTED.fullmatch(path.name if exists else name)
+    if not match:
         return {}
+    dataset, version = match.groups()
+    if version and not exists:
+        advice = f"write {dataset} for all that are prepared, or {dataset}/fog_1{version} for one"
+        raise BadInput(f"--on: {name} has a version, but no config; {advice}")
     configs = {}
     for config in tfds.prepared_configs(path.name, str(path.parent) if exists else data_dir):
-        if match := CONFIG.fullmatch(config):
-            configs[NAMES_IN_TFDS.get(match[1], match[1]), int(match[2])] = f"{name}/{config}"
+        if key := CONFIG.fullmatch(config):
+            configs[NAMES_IN_TFDS.get(key[1], key[1]), int(key[2])] = f"{name}/{config}"
     if not configs and not exists:
         raise BadInput(f"--on: no config of {name} is prepared; prepare some, or name one, such as {name}/fog_1")
     for corruption in {corruption for corruption, _ in configs}:
@@ -124,31 +145,43 @@ def _configs(name: str, path: Path, data_dir: str | None) -> dict[tuple[str, int
     return configs
 
 
-def _load(name: str, network: Network, data_dir: str | None) -> Split:
-    """The test images of a source or, if it has none, all its images."""
+def _load(name: str, network: Network, data_dir: str | None, is_first: bool = True) -> Split:
+    """The test images of a source or, if it has none, all its images. Only the first part of a set gives warnings."""
     with _flags_named():
-        name, options = _resolved(name, network)
+        name, are_pictures, options = _resolved(name, network)
         source = read(ConfigDict({"dataset": name, "data_dir": data_dir, **options}))
         split = source.test or _all_of(source)
-        if split.images.shape[3] == 1:  # gray, as all pictures of a folder can be
-            split = Split(np.repeat(split.images, network.image_shape[2], axis=3), split.labels)
+        channels, wanted = split.images.shape[3], network.image_shape[2]
+        if channels == 1:  # gray, as all pictures of a folder can be
+            split = Split(np.repeat(split.images, wanted, axis=3), split.labels)
+        elif wanted == 1 and are_pictures:
+            split = Split(_gray(split.images), split.labels)
         _check_shape(split.images, network, name)
-        return _renumbered(split, source.class_names, network, name)
+        return _renumbered(split, source.class_names, network, name, is_first)
 
 
-def _resolved(name: str, network: Network) -> tuple[str, dict[str, Any]]:
-    """The name of a source, and the fields of the config that it has a use for. Pictures are resized for the network.
+def _gray(images: np.ndarray) -> np.ndarray:
+    """[N, H, W, 3] to [N, H, W, 1] uint8, as Pillow weights colors (ITU-R BT.601): what is gray keeps its values."""
+    red, green, blue = (images[..., channel].astype(np.uint32) for channel in range(3))
+    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(np.uint8)[..., None]
 
-    Of a folder of pictures with test images, only their folder is named, so that no others are decoded.
+
+def _resolved(name: str, network: Network) -> tuple[str, bool, dict[str, Any]]:
+    """The name of a source, whether it has pictures, and the fields of the config that it has a use for.
+
+    Pictures are resized for the network. Of a folder of pictures with test images, only their folder is named, so that
+    no others are decoded.
     """
     located = "" if name == "synthetic" else locate(name)
     reader, path = located if isinstance(located, tuple) else (tfds.load, None)
     if path and reader is folder.load:
         name = str(folder.test_folder(path) or path)
     height, width, _ = network.image_shape
-    is_resized = reader in (folder.load, parquet.load) and height == width
-    has_labels = reader in (cifar.load, parquet.load, tfds.load, tfds.load_folder)
-    return name, {"image_size": height if is_resized else None, "label": network.label if has_labels else None}
+    are_pictures = reader in (folder.load, parquet.load)
+    size = height if are_pictures and height == width else None
+    has_kinds = reader in (cifar.load, tfds.load, tfds.load_folder) and network.label in ("fine", "coarse")
+    label = network.label if has_kinds or reader is parquet.load else None
+    return name, are_pictures, {"image_size": size, "label": label}
 
 
 def _all_of(source: Source) -> Split:
@@ -156,14 +189,14 @@ def _all_of(source: Source) -> Split:
     return source.train if source.validation is None else concatenated(source.validation, source.train)
 
 
-def _renumbered(split: Split, class_names: Sequence[str], network: Network, name: str) -> Split:
+def _renumbered(split: Split, class_names: Sequence[str], network: Network, name: str, is_first: bool) -> Split:
     """The images with the network's labels for the same class names.
 
     A set without class names has the numbers of its classes as names. If the network's classes have names, such
     numbers are the network's labels.
     """
     if list(class_names) == [str(label) for label in range(len(class_names))] and not _are_numbers(network.class_names):
-        _check_numbers(split.labels, network, name)
+        _check_numbers(split.labels, network, name, is_first)
         return split
     labels = {class_name: label for label, class_name in enumerate(network.class_names)}
     numbers = np.array([labels.get(class_name, -1) for class_name in class_names], np.int32)
@@ -180,11 +213,15 @@ def _are_numbers(class_names: Sequence[str]) -> bool:
     return all(name.isdecimal() for name in class_names)
 
 
-def _check_numbers(labels: np.ndarray, network: Network, name: str | Path) -> None:
-    last = len(network.class_names) - 1
-    if labels.max() > last:
-        problem = f"has the label {labels.max()}, but the classes of the run are 0 to {last}; name a set of its classes"
-        raise BadInput(printable(f"--on: {name} {problem}"))
+def _check_numbers(labels: np.ndarray, network: Network, name: str | Path, is_first: bool = True) -> None:
+    """Raises BadInput if the network has no such classes, and warns if only it has more."""
+    last, classes = labels.max(), network.class_names
+    if last >= len(classes):
+        problem = f"has the label {last}, but the classes of the run are 0 to {len(classes) - 1}"
+        raise BadInput(printable(f"--on: {name} {problem}; name a set of its classes"))
+    if last < len(classes) - 1 and is_first:
+        taken = listed(classes[: last + 1])
+        warn(f"--on: {name} has the labels 0 to {last}, which count as {taken}; the run has {len(classes)} classes")
 
 
 def _check_shape(images: np.ndarray, network: Network, name: str | Path) -> None:

@@ -70,7 +70,8 @@ def locate(dataset: str) -> Located | str:
         located = _problem(path, error)
     if not isinstance(located, str):
         return located
-    exists = os.path.lexists(path) and not (path / ".lock").exists()  # the folder of a run, perhaps of this one
+    is_run = os.path.exists(path / ".lock")  # noqa: PTH110, also False for a folder that this user may not enter
+    exists = os.path.lexists(path) and not is_run  # the run may be this one
     name = f"{dataset}:*.*.*" if exists else dataset  # the other way to name a dataset of TFDS
     is_tfds_name = TFDS_NAME.fullmatch(name) and path.suffix not in FILE_SUFFIXES and path.name not in FOLDER_NAMES
     if is_tfds_name and not exists:

@@ -19,6 +19,7 @@ import numpy as np
 from cifar_flax.data.corruptions import BENCHMARK, EXTRA, SEVERITIES
 from cifar_flax.data.dataset import MAX_CLASSES, Split
 from cifar_flax.data.paths import listed
+from cifar_flax.data.pictures import is_visible
 from cifar_flax.errors import BadInput, in_one_line, printable
 
 PAIR = re.compile(r"(.+)_(data|labels)\.npy")
@@ -55,20 +56,24 @@ def find(path: Path) -> NpySet | None:
                 return _corrupted(path.parent)
             return _pair(path.parent, pair[1]) if pair else NpySet(path, path.with_name(LABELS), {path.stem: path})
         if path.is_dir():
-            below = itertools.islice(path.iterdir(), MAX_LISTED)
+            below = [entry for entry in itertools.islice(path.iterdir(), MAX_LISTED) if is_visible(entry.name)]
             return _only(path, _sets_in(path)) or _only(path, [found for folder in below for found in _sets_in(folder)])
     return None
 
 
 def _only(path: Path, found: list[NpySet]) -> NpySet | None:
     if len(found) > 1:
-        names = listed(sorted(str(each.path.relative_to(path)) for each in found))
+        named = (each.labels if each.path == path else each.path for each in found)
+        names = listed(sorted(str(each.relative_to(path)) for each in named))
         raise BadInput(printable(f"--on: {path} holds {len(found)} sets of images; name one of them: {names}"))
     return found[0] if found else None
 
 
 def _sets_in(folder: Path) -> list[NpySet]:
-    names = [entry.name for entry in itertools.islice(folder.iterdir(), MAX_LISTED)] if folder.is_dir() else []
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # another folder may hold the set
+        if folder.is_dir():
+            names = [entry.name for entry in itertools.islice(folder.iterdir(), MAX_LISTED) if is_visible(entry.name)]
     pairs = sorted({pair[1] for pair in map(PAIR.fullmatch, names) if pair})
     known = {LABELS, *(f"{corruption}.npy" for corruption in (*BENCHMARK, *EXTRA))}
     return [_pair(folder, stem) for stem in pairs] + [_corrupted(folder)] * bool(known.intersection(names))
@@ -80,8 +85,8 @@ def _pair(folder: Path, stem: str) -> NpySet:
 
 
 def _corrupted(folder: Path) -> NpySet:
-    files = (path for path in folder.glob("*.npy") if path.name != LABELS and not PAIR.fullmatch(path.name))
-    return NpySet(folder, folder / LABELS, {path.stem: path for path in files})
+    files = [path for path in folder.glob("*.npy") if is_visible(path.name) and not PAIR.fullmatch(path.name)]
+    return NpySet(folder, folder / LABELS, {path.stem: path for path in files if path.name != LABELS})
 
 
 def read(found: NpySet) -> dict[tuple[str, int], Split]:

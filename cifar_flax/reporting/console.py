@@ -111,7 +111,10 @@ def seeds_table(runs: list[dict[str, Any]]) -> str:
 def as_text(table: rich.table.Table) -> str:
     """The table in lines of at most 80 characters, without trailing spaces."""
     text = io.StringIO()  # rich's own capture writes to stdout too, which may be full
-    screen = rich.console.Console(file=text, width=80, force_terminal=False, force_jupyter=False, color_system=None)
+    screen = rich.console.Console(
+        file=text, width=80, force_terminal=False, force_jupyter=False, color_system=None,
+        markup=False, emoji=False,  # names of classes and files are no markup
+    )  # fmt: skip
     screen.print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
 

@@ -1,5 +1,6 @@
 """How the seeds of a sweep end."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,8 @@ class Outcomes:
             warn(f"seed {seed} failed: {error}")
             self._failed.append(seed)
         except BadInput as error:
-            is_about_this_seed = str(workdir) in str(error) and self._folder.is_dir()
+            is_usable = os.path.isdir(self._folder)  # noqa: PTH112, also False for a path that cannot be looked at
+            is_about_this_seed = str(workdir) in str(error) and is_usable
             if isinstance(error, Locked) or not is_about_this_seed:
                 raise
             warn(f"error: {error}")

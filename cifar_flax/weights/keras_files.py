@@ -44,8 +44,11 @@ def read(path: Path, field: str, model: str | None) -> Weights:
         BadInput: it cannot be read, or is of another network. The message names the field and the file.
     """
     source = printable(f"{field}: {path}")
-    if not path.is_file():  # a pipe would block
-        reject(source, f"is not a file{'' if path.exists() else ', it does not exist'}; name a file of Keras")
+    try:
+        if not path.is_file():  # a pipe would block
+            reject(source, f"is not a file{'' if path.exists() else ', it does not exist'}; name a file of Keras")
+    except OSError as error:
+        reject(source, f"cannot be read ({error.strerror}); name a file of Keras")
     if model not in LAYERS:
         reject(source, f"is a file of Keras, which can be read for {', '.join(LAYERS)}, and the model is {model}")
     description, layers = _read_layers(source, path)

@@ -29,8 +29,9 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         BadInput: the folder cannot be created or written.
     """
     with ExitStack() as held:
-        created = not workdir.exists()
+        created = False
         try:
+            created = not workdir.exists()
             workdir.mkdir(parents=True, exist_ok=True)
             _acquire(workdir, held)
         except OSError as error:

@@ -10,6 +10,18 @@ from cifar_flax.errors import BadInput, in_one_line
 from cifar_flax.workdir.atomic import atomic_write, fsync
 
 
+def output_path(path: Path, flag: str) -> Path:
+    """The path of a file to write, without links. Raises BadInput, as `output_file` would later, if it is none."""
+    try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{flag}: {path} is {'a folder' if path.is_dir() else 'not a file'}; name a file")
+        if not path.parent.is_dir():
+            raise BadInput(f"{flag}: there is no folder {path.parent}; create it, or name another")
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
+        raise BadInput(f"{flag}: {path} cannot be written ({in_one_line(error)}); name another file") from error
+
+
 @contextmanager
 def output_file(path: Path, flag: str) -> Iterator[Path]:
     """Yields a temporary path to write to. If the block succeeds, the file at `path` is replaced, otherwise it is kept.
@@ -18,12 +30,7 @@ def output_file(path: Path, flag: str) -> Iterator[Path]:
         BadInput: `path` is a folder, a device or anything else that is not a file, or it cannot be written. The message
             names `flag`.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise BadInput(f"{flag}: {path} is {'a folder' if path.is_dir() else 'not a file'}; name a file")
-        target = path.resolve()  # keeps a symbolic link
-    except (OSError, RuntimeError) as error:  # RuntimeError: a symbolic link to itself
-        raise BadInput(f"{flag}: {path} cannot be written ({in_one_line(error)}); name another file") from error
+    target = output_path(path, flag)
     try:
         with atomic_write(target) as temporary:
             yield temporary

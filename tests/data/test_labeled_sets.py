@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -187,6 +189,83 @@ def test_classes_without_names_go_by_number():
     np.testing.assert_array_equal(the_only("set.npz", Network((4, 4, 3), ("0", "1"))).labels, [1, 0])
 
 
+def test_network_with_more_classes_is_evaluated_with_a_warning(capsys):
+    write_corrupted("fog", "snow")
+    open_set("data/CIFAR-10-C", NETWORK._replace(class_names=("cat", "dog", "ship", "monkey")))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("has the labels 0 to 2, which count as cat, dog, ship; the run has 4 classes")
+    open_set("data/CIFAR-10-C", NETWORK)
+    assert capsys.readouterr().err == ""
+
+
+def test_hidden_files_and_folders_of_others_do_not_hide_a_set(monkeypatch):
+    write_corrupted("fog")
+    Path("data/lost+found").mkdir()
+    for name in ("CIFAR-10-C/._fog.npy", "CIFAR-10-C/._labels.npy", "__MACOSX/labels.npy"):
+        Path("data", name).parent.mkdir(exist_ok=True)
+        Path("data", name).write_bytes(b"attributes")
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for name in ("data", "data/CIFAR-10-C"):
+        assert [part.corruption for part in open_set(name, NETWORK)] == ["fog"] * 5
+
+
+def test_names_that_a_message_offers_can_be_given():
+    write_corrupted("fog")
+    write_pair("data/CIFAR-10-C")
+    offered = "cifar10.1_v6_data.npy, labels.npy"
+    with pytest.raises(BadInput, match=rf"^--on: .* holds 2 sets of images; name one of them: {offered}$"):
+        open_set("data/CIFAR-10-C", NETWORK)
+    assert [len(open_set(f"data/CIFAR-10-C/{name}", NETWORK)) for name in offered.split(", ")] == [1, 5]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_pictures_are_gray_for_a_gray_network(mode):
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    for label, picture in enumerate(pictures):
+        Path("photos", NETWORK.class_names[label % 3]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).convert(mode).save(f"photos/{NETWORK.class_names[label % 3]}/{label}.png")
+    split = the_only("photos", NETWORK._replace(image_shape=(4, 4, 1)))
+    expected = np.stack([np.asarray(Image.fromarray(picture).convert("L")) for picture in pictures])[..., None]
+    assert sorted(image.tolist() for image in split.images) == sorted(image.tolist() for image in expected)
+
+
+def test_messages_name_nothing_that_the_command_does_not_have():
+    for label, name in enumerate(NETWORK.class_names):
+        Path("photos", name).mkdir(parents=True)
+        Image.new("RGB", (4 + label, 4)).save(f"photos/{name}/1.png")
+    with pytest.raises(BadInput) as raised:
+        the_only("photos", NETWORK._replace(image_shape=(4, 5, 3)))
+    assert "config." not in str(raised.value)
+    assert str(raised.value).endswith("; name pictures of one size")
+    pictures = [{"bytes": path.read_bytes()} for path in Path("photos").glob("*/1.png")]
+    pq.write_table(pa.table({"image": pictures, "species": [0, 1, 2], "genus": [0, 0, 1]}), "set.parquet")
+    with pytest.raises(BadInput, match=r"^--on: \S*set.parquet has no column label.*; rename the column of "):
+        the_only("set.parquet")
+
+
+def test_test_folder_that_may_not_be_listed_is_named(monkeypatch):
+    for split in ("train", "test"):
+        Path("photos", split, "dog").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(f"photos/{split}/dog/1.png")
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path.name == "test":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(BadInput, match=r"^--on: .*photos/test cannot be read \(Permission denied\)$"):
+        the_only("photos")
+
+
 def test_test_split_of_a_source_is_used_or_all_its_images():
     write_npz(x_train=IMAGES, y_train=LABELS_5, x_test=IMAGES[:COUNT], y_test=LABELS)
     assert len(the_only("set.npz")) == COUNT
@@ -212,7 +291,7 @@ def test_pictures_are_resized_and_only_those_of_the_test_folder_are_decoded():
 
 
 @pytest.mark.medium
-def test_corruptions_and_test_images_that_tfds_prepared(tmp_path):
+def test_corruptions_and_test_images_that_tfds_prepared(tmp_path, capsys):
     tf, tfds = pytest.importorskip("tensorflow"), pytest.importorskip("tensorflow_datasets")
     features = {"image": tfds.features.Image(shape=(4, 4, 3)), "label": tfds.features.ClassLabel(num_classes=3)}
 
@@ -231,6 +310,12 @@ def test_corruptions_and_test_images_that_tfds_prepared(tmp_path):
         np.testing.assert_array_equal(part.load().images, IMAGES[:COUNT] + np.uint8(part.severity))
         np.testing.assert_array_equal(part.load().labels, LABELS)
     assert len(open_set("tfds/my_corrupted", NETWORK)) == 5
+    with pytest.raises(BadInput, match=r"^--on: my_corrupted:1.0.0 has a version, but no config; write my_corrupted f"):
+        open_set("my_corrupted:1.0.0", NETWORK, "tfds")
+    capsys.readouterr()
+    for part in open_set("my_corrupted", NETWORK._replace(class_names=("cat", "dog", "ship", "monkey")), "tfds"):
+        part.load()
+    assert capsys.readouterr().err.count("which count as cat, dog, ship; the run has 4 classes") == 1
     (part,) = open_set("my_corrupted/elastic_2", NETWORK, "tfds")
     np.testing.assert_array_equal(part.load().images, IMAGES[:COUNT] + np.uint8(2))
     shutil.rmtree("tfds/my_corrupted/elastic_4")
