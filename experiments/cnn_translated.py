@@ -1,4 +1,4 @@
-"""CNN with augmentation by whole pixels: the cost of interpolation in the reference's augmentation.
+"""CNN with augmentation by whole pixels: without the interpolation of the reference's augmentation.
 
 Source:      the network and recipe of experiments/cnn_augmented.py, with another augmentation (docs/results.md)
 Result:      75.42 ± 0.33 % test accuracy, seeds 0 to 4 (docs/results.md)

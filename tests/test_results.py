@@ -4,6 +4,7 @@ import json
 import math
 import re
 import statistics
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -51,6 +52,22 @@ def test_a_mean_has_the_interval_of_students_t():
     assert mean_with_interval([0.70, 0.71, 0.72], bold=True) == "**71.00 ± 1.00 %** [68.52, 73.48]"
     assert mean_with_interval([0.7]) == "70.00 %"
     assert mean_with_interval([0.7, None]) == "none"
+
+
+def test_sentence_on_the_seeds_of_muon_has_the_p_value_of_a_one_sided_test():
+    """The mean is 0.0010 above the goal and its standard error 0.0004: t = 2.5 with 3 degrees of freedom."""
+    accuracies = [0.9390, 0.9398, 0.9402, 0.9410]
+    deviation = statistics.stdev(accuracies)
+    accuracies = [0.94 + (value - 0.94) * 0.0008 / deviation for value in accuracies]
+
+    def run(seed):
+        record = {"seed": seed, "test_accuracy": 0.93, "tta_test_accuracy": accuracies[seed], "train_seconds": 3600}
+        return SimpleNamespace(run=record, epochs=lambda: [{"epoch_seconds": 150 + seed}, {"epoch_seconds": 300}])
+
+    text = accuracy.muon({accuracy.MUON: [run(seed) for seed in range(4)]})
+    assert "94.00 ± 0.08 %** [93.87, 94.13] with test-time augmentation" in text
+    assert "p = 0.044 (" in text
+    assert "fastest of the 8 epochs took 150 s on one CPU. At this speed a run takes 5 minutes. These took 60" in text
 
 
 @pytest.mark.parametrize("records", RECORDS, ids=lambda records: "-".join(records.workdir.parts[-2:]))
