@@ -63,15 +63,19 @@ def summary(records: list[Record]) -> str:
             f"{record['seed']}",
             percent(record["clean"]),
             f"**{percent(record['benchmark'][MEAN])}**",
+            f"{100 * (record['clean']['accuracy'] - record['benchmark'][MEAN]['accuracy']):.2f}",
             *(percent(record["benchmark"][f"{severity}"]) for severity in SEVERITIES),
         ]
         for record in records
     ]
     severities = [f"severity {severity}" for severity in SEVERITIES]
-    header = ["test accuracy in %", "seed", "clean images", "mean over corruptions", *severities]
+    header = ["test accuracy in %", "seed", "clean images", "mean over corruptions", "clean minus mean", *severities]
     image = "![Accuracy by severity of each corruption](robustness.svg)"
     caption = "Severity 0 is the clean test images. The corruptions with an asterisk are not part of the mean."
-    return "\n\n".join([table(header, rows), image, caption])
+    measured = {record["experiment"] for record in records}
+    missing = sorted({path.parts[-3] for path in FOLDER.parent.glob("*/seed*/run.json")} - measured)
+    others = [f"Not measured yet: {', '.join(f'`{name}`' for name in missing)}."] if missing else []
+    return "\n\n".join([table(header, rows), *others, image, caption])
 
 
 def by_corruption(records: list[Record]) -> str:

@@ -96,7 +96,7 @@ def test_tables_and_figure_show_the_records(tmp_path):
         (tmp_path / f"{record['experiment']}.json").write_text(json.dumps(record))
     records = robustness_tables.load(tmp_path)
     sections = robustness_tables.sections(records)
-    assert "| `cnn` | 0 | 70.00 | **67.00** | 69.00 | 68.00 | 67.00 | 66.00 | 65.00 |" in sections["robustness"]
+    assert "| `cnn` | 0 | 70.00 | **67.00** | 3.00 | 69.00 | 68.00 | 67.00 | 66.00 | 65.00 |" in sections["robustness"]
     assert "| `fog` | 67.00 | 87.00 |" in sections["robustness by corruption"]  # the reference's experiments come first
     assert "| `saturate` | 64.00 | 84.00 |" in sections["robustness by corruption"]
     scaled = "1.500 → 0.750 | 0.500 → 0.250 | 12.50 → 6.25 |"
