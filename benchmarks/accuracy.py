@@ -11,6 +11,7 @@ from typing import Any
 from scipy import stats
 
 from benchmarks import control, roofline
+from benchmarks.contestants import AIRBENCH
 from benchmarks.intervals import CONFIDENCE, mean_with_interval
 from benchmarks.table import median, table
 from cifar_flax.errors import BadInput
@@ -110,12 +111,13 @@ def summary(all_runs: Runs, reference: dict[str, Any], keras: control.Control) -
 
 
 def headline(all_runs: Runs) -> list[str]:
-    """Compares the compute and the accuracy of `alexnet` and airbench94_muon."""
-    if MUON not in all_runs or "alexnet" not in all_runs:
+    """Compares the compute and the accuracy of `alexnet` and the newest airbench94."""
+    newest = next((name for name in (MUON, AIRBENCH) if name in all_runs), None)
+    if newest is None or "alexnet" not in all_runs:
         return []
-    old, new = all_runs["alexnet"], all_runs[MUON]
+    old, new = all_runs["alexnet"], all_runs[newest]
     return [
-        f"**`{MUON}` reaches {100 * fmean(values_of(new, 'tta_test_accuracy')):.1f} % (with test-time "
+        f"**`{newest}` reaches {100 * fmean(values_of(new, 'tta_test_accuracy')):.1f} % (with test-time "
         f"augmentation) for {petaflop(new[0]):.2f} PFLOP; `alexnet`, a network from 2012, reaches "
         f"{100 * fmean(values_of(old, 'test_accuracy')):.1f} % for {petaflop(old[0]):.2f} PFLOP.**"
     ]
