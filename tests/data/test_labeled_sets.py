@@ -198,20 +198,25 @@ def test_network_with_more_classes_is_evaluated_with_a_warning(capsys):
     assert capsys.readouterr().err == ""
 
 
+def forbid_listing(name, monkeypatch):
+    """Lets the system refuse to list folders of this name."""
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+
+
 def test_hidden_files_and_folders_of_others_do_not_hide_a_set(monkeypatch):
     write_corrupted("fog")
     Path("data/lost+found").mkdir()
     for name in ("CIFAR-10-C/._fog.npy", "CIFAR-10-C/._labels.npy", "__MACOSX/labels.npy"):
         Path("data", name).parent.mkdir(exist_ok=True)
         Path("data", name).write_bytes(b"attributes")
-    iterdir = Path.iterdir
-
-    def refuse(path):
-        if path.name == "lost+found":
-            raise PermissionError(13, "Permission denied", str(path))
-        return iterdir(path)
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    forbid_listing("lost+found", monkeypatch)
     for name in ("data", "data/CIFAR-10-C"):
         assert [part.corruption for part in open_set(name, NETWORK)] == ["fog"] * 5
 
@@ -254,14 +259,7 @@ def test_test_folder_that_may_not_be_listed_is_named(monkeypatch):
     for split in ("train", "test"):
         Path("photos", split, "dog").mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(f"photos/{split}/dog/1.png")
-    iterdir = Path.iterdir
-
-    def refuse(path):
-        if path.name == "test":
-            raise PermissionError(13, "Permission denied", str(path))
-        return iterdir(path)
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    forbid_listing("test", monkeypatch)
     with pytest.raises(BadInput, match=r"^--on: .*photos/test cannot be read \(Permission denied\)$"):
         the_only("photos")
 
