@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from processes import assert_one_line, command, run, train_command, write_dataset
+from processes import assert_one_line, call, command, train_command, write_dataset
 from run_records import ONE_DEVICE, metrics_of, run_of
 
 from cifar_flax import inference, train
@@ -28,10 +28,10 @@ def contents(workdir):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A finished run of a process, `run`, on `d.npz`, which was named by a relative path."""
+    """A finished run, `run`, on `d.npz`, which was named by a relative path."""
     folder = tmp_path_factory.mktemp("identity")
     write_dataset(folder / "d.npz", class_names=NAMES)
-    code, _, err = run(train_command("d.npz", "run"), cwd=folder)
+    code, _, err = call(train_command("d.npz", "run"), cwd=folder)
     assert (code, err) == (0, "")
     return folder
 
@@ -58,7 +58,7 @@ def test_replaced_data_is_refused_and_nothing_is_changed(kind, copy):
     write_dataset(copy / "d.npz", **({"class_names": NAMES} | changes))
     before = contents(copy / "run")
     for more in ("--config.num_epochs=2", "--config.num_epochs=1"):
-        assert_one_line(run(train_command("d.npz", "run", more), cwd=copy), "config.dataset: ", *words)
+        assert_one_line(call(train_command("d.npz", "run", more), cwd=copy), "config.dataset: ", *words)
     assert contents(copy / "run") == before
 
 
@@ -66,14 +66,14 @@ def test_replaced_data_is_refused_and_nothing_is_changed(kind, copy):
 def test_commands_refuse_replaced_data(name, copy):
     write_dataset(copy / "other.npz", count=48, class_names=NAMES)
     arguments = ["--workdir=run"] if name == "evaluate" else ["run"]
-    refused = run(command(name, *arguments, "--dataset=other.npz"), cwd=copy)
+    refused = call(command(name, *arguments, "--dataset=other.npz"), cwd=copy)
     assert_one_line(refused, "--dataset: other.npz is not what the run was trained on", "test images: 32 -> 16")
 
 
 def test_same_data_at_another_path_continues(folder, copy):
     (copy / "job2").mkdir()
     shutil.copy(folder / "d.npz", copy / "job2" / "moved.npz")
-    code, out, err = run(train_command("job2/moved.npz", "run", "--config.num_epochs=2"), cwd=copy)
+    code, out, err = call(train_command("job2/moved.npz", "run", "--config.num_epochs=2"), cwd=copy)
     assert (code, err) == (0, "")
     assert "resuming after step 3 of 6" in out
     assert run_of(copy / "run")["dataset"] == str(copy / "job2" / "moved.npz")
@@ -82,28 +82,28 @@ def test_same_data_at_another_path_continues(folder, copy):
 def test_relative_path_works_from_another_folder(folder, tmp_path):
     assert json.loads((folder / "run" / "config.json").read_text())["dataset"] == str(folder / "d.npz")
     for name, arguments in (("evaluate", ["--workdir", folder / "run"]), ("report", [folder / "run", "--out=r.html"])):
-        code, _, err = run(command(name, *arguments), cwd=tmp_path)
+        code, _, err = call(command(name, *arguments), cwd=tmp_path)
         assert (code, err) == (0, "")
 
 
 def test_moved_data_is_named_by_a_flag(folder, copy):
     (folder / "d.npz").rename(copy / "moved.npz")
     try:
-        missing = run(command("evaluate", "--workdir=run"), cwd=copy)
+        missing = call(command("evaluate", "--workdir=run"), cwd=copy)
         assert_one_line(missing, f"{folder / 'd.npz'} does not exist", "--dataset")
         for name, arguments in (("evaluate", ["--workdir=run"]), ("report", ["run"])):
-            code, _, err = run(command(name, *arguments, "--dataset=moved.npz"), cwd=copy)
+            code, _, err = call(command(name, *arguments, "--dataset=moved.npz"), cwd=copy)
             assert (code, err) == (0, "")
     finally:
         (copy / "moved.npz").rename(folder / "d.npz")
 
 
 def test_finished_run_whose_data_is_gone_still_shows_its_result(copy):
-    code, out, err = run(train_command(copy / "d.npz", "run"), cwd=copy)
+    code, out, err = call(train_command(copy / "d.npz", "run"), cwd=copy)
     assert_one_line((code, out, err), "d.npz does not exist")  # a path that the run does not know
     config = json.loads((copy / "run" / "config.json").read_text())
     (copy / "run" / "config.json").write_text(json.dumps(config | {"dataset": str(copy / "d.npz")}))
-    code, out, err = run(train_command(copy / "d.npz", "run"), cwd=copy)
+    code, out, err = call(train_command(copy / "d.npz", "run"), cwd=copy)
     assert (code, err) == (0, "")
     assert "This run is done" in out
 
@@ -141,10 +141,10 @@ def test_run_without_recorded_data_is_told_by_the_path_of_its_dataset(folder, co
     (copy / "run" / "config.json").write_text(json.dumps(config | {"dataset": "d.npz"}))  # as it was typed
     write_dataset(copy / "other.npz", class_names=NAMES, x_test=np.zeros((32, 8, 8, 3), np.uint8))
     for more in ("--config.num_epochs=1", "--config.num_epochs=2"):
-        refused = run(train_command("other.npz", "run", more), cwd=copy)
+        refused = call(train_command("other.npz", "run", more), cwd=copy)
         assert_one_line(refused, f"another config (dataset: 'd.npz' -> '{copy / 'other.npz'}')")
     shutil.copy(folder / "d.npz", copy)
-    code, _, err = run(train_command("d.npz", "run", "--config.num_epochs=2"), cwd=copy)
+    code, _, err = call(train_command("d.npz", "run", "--config.num_epochs=2"), cwd=copy)
     assert (code, err.count("the images are not checked")) == (0, 1)
 
 

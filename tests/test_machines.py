@@ -7,7 +7,7 @@ import sys
 
 import flax.linen as nn
 import pytest
-from processes import assert_one_line, command, run, train_command, write_dataset
+from processes import assert_one_line, call, command, run, train_command, write_dataset
 from run_records import run_of
 from tiny import Tiny
 
@@ -115,7 +115,7 @@ def test_file_that_cannot_be_synchronized_is_an_error(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("experiment", "side"), [("cnn", 8), ("alexnet", 27), ("airbench94", 25)])
 def test_images_that_are_too_small_for_the_model_are_refused(experiment, side, tmp_path):
     write_dataset(tmp_path / "d.npz", side=7)
-    refused = run(train_command("d.npz", "w", experiment=experiment), tmp_path)
+    refused = call(train_command("d.npz", "w", experiment=experiment), tmp_path)
     assert_one_line(refused, "config.dataset: ", f"at least {side} x {side} pixels, and these are 7 x 7", "mlp")
     assert not (tmp_path / "w").exists()
 

@@ -8,8 +8,7 @@ import sys
 
 import httpx
 import pytest
-from processes import command, start, train_command, write_dataset
-from processes import run as run_process
+from processes import call, command, start, train_command, write_dataset
 from served import Client, picture, tiny_classifier
 
 from cifar_flax import serve
@@ -228,11 +227,17 @@ def test_socket_that_others_can_reach_is_warned_of(capsys, host, url, warns):
     assert err == (f"--host: everybody in the network can reach {host}; without --host only this machine can\n" * warns)
 
 
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished run of the MLP."""
+    folder = tmp_path_factory.mktemp("served")
+    assert call(train_command(write_dataset(folder / "d.npz"), folder / "w"))[0] == 0
+    return folder / "w"
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_command_announces_its_address_and_ends_with_a_signal(name, tmp_path):
-    workdir = tmp_path / "w"
-    assert run_process(train_command(write_dataset(tmp_path / "d.npz"), workdir))[0] == 0
+def test_command_announces_its_address_and_ends_with_a_signal(name, workdir, tmp_path):
     process = start(command("serve", f"--workdir={workdir}", "--port=0"))
     line = process.stdout.readline()
     assert line.endswith("is ready (mlp); Ctrl-C stops it\n"), process.stderr.read()
@@ -242,5 +247,5 @@ def test_command_announces_its_address_and_ends_with_a_signal(name, tmp_path):
     process.send_signal(getattr(signal, name))
     out, err = process.communicate()
     assert (process.returncode, out, err) == (128 + getattr(signal, name), "", "")
-    out = run_process(command("predict", f"--workdir={workdir}", "--json", tmp_path / "a.png"))[1]
+    out = call(command("predict", f"--workdir={workdir}", "--json", tmp_path / "a.png"))[1]
     assert response.json()["classes"] == pytest.approx(json.loads(out)[0]["classes"])

@@ -19,7 +19,7 @@ PREPARED = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expa
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.medium,
     pytest.mark.skipif(
         not (PREPARED / "cifar10").is_dir(), reason=f"no cifar10 prepared in {PREPARED}; set TFDS_DATA_DIR"
     ),
@@ -89,6 +89,7 @@ def assert_same(source, other):
         np.testing.assert_array_equal(split.labels, other_split.labels)
 
 
+@pytest.mark.slow
 def test_binary_version_and_npz_give_the_same_arrays(tmp_path):
     """Writes the loaded images in the authors' format and as .npz, and reads both back."""
     source = read("cifar10")
@@ -109,6 +110,7 @@ def test_binary_version_and_npz_give_the_same_arrays(tmp_path):
     assert first_losses(str(npz), tmp_path / "a") == first_losses("cifar10", tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("CIFAR10" not in os.environ, reason="set CIFAR10 to the path of the official archive or folder")
 @pytest.mark.filterwarnings("error")
 def test_official_files_give_the_same_arrays(tmp_path, monkeypatch):
@@ -127,6 +129,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_experiment_learns(name, cifar10, tmp_path):
     epochs, min_train_accuracy, min_accuracy, trainable, statistics = EXPECTED[name]

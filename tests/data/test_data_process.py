@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_files import OFFICIAL, write_folder, write_npz
+from processes import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
 SHORT = ["--config.num_validation=4", "--config.num_epochs=1", "--config.batch_size=8", "--config.eval_batch_size=4"]
 AS_OFFICIAL = f"from cifar_flax.data import cifar_versions; cifar_versions.OFFICIAL_MD5 = {OFFICIAL}\n"
 NO_TFDS = "import sys; sys.modules['tensorflow_datasets'] = None\n"  # importing it is an error
@@ -20,12 +20,12 @@ MAIN = "import sys; from cifar_flax.main import main; sys.exit(main(sys.argv[1:]
 pytestmark = pytest.mark.medium
 
 
-def train(tmp_path, dataset, *more, before="", without=(), **environment):
+def train(tmp_path, dataset, *more, before="", without=(), **variables):
     """Trains the MLP for an epoch, in a process that runs the code `before` first."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", *without)}
+    variables = dict.fromkeys(without) | variables
     command = [sys.executable, "-c", before + MAIN, "--config", "experiments/mlp.py", *SHORT, *more]
     command += [f"--config.dataset={dataset}", f"--workdir={tmp_path / 'run'}"]
-    return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True)
 
 
 def assert_one_line(finished, *words):
@@ -100,8 +100,8 @@ def test_cache_of_another_user_that_may_not_be_read_is_kept(unreadable):
 
     def load(user):
         command = [sys.executable, "-c", READ_AS_ANOTHER_USER, user]
-        environment = os.environ | {"CIFAR_FLAX_CACHE": f"{root}/cache", "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True)
+        variables = environment(CIFAR_FLAX_CACHE=f"{root}/cache")
+        return subprocess.run(command, env=variables, cwd="/", capture_output=True, text=True, check=True)
 
     with tempfile.TemporaryDirectory() as root:  # tmp_path is in a folder that only its owner can enter
         Path(root).chmod(0o755)

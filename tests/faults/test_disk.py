@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from processes import ROOT, run
 from run_records import ONE_DEVICE, assert_same_run, metrics_of, run_of
 
 from cifar_flax.errors import BadInput, Unwritable
@@ -20,7 +21,6 @@ from cifar_flax.workdir.lock import lock_workdir
 
 pytestmark = pytest.mark.medium
 
-ROOT = Path(__file__).parents[2]
 MAX_FILE_BYTES = 500_000  # a quarter of the size of the CNN's largest kernel
 
 
@@ -30,20 +30,19 @@ def train_cnn(workdir, max_file_bytes):
     set_limit += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     command = [sys.executable, "-c", set_limit, str(max_file_bytes), "-m", "cifar_flax.main"]
     command += ["--config=experiments/cnn.py:smoke", "--config.num_epochs=0.1", f"--workdir={workdir}"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return run(command)
 
 
 def test_full_disk_ends_the_run_with_one_line(tmp_path):
-    failed = train_cnn(tmp_path / "w", MAX_FILE_BYTES)
-    assert failed.returncode == 1, failed.stderr
-    assert "Traceback" not in failed.stderr
-    (line,) = [line for line in failed.stderr.splitlines() if line.startswith("failed: ")]
+    code, _, err = train_cnn(tmp_path / "w", MAX_FILE_BYTES)
+    assert code == 1, err
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("failed: ")]
     assert f"{tmp_path}/w/" in line
     assert "cannot be written" in line
     assert run_of(tmp_path / "w")["status"] == "failed"
     assert not list((tmp_path / "w/checkpoints/latest").iterdir())  # no half-written checkpoint remains
-    assert train_cnn(tmp_path / "w", resource.RLIM_INFINITY).returncode == 0
+    assert train_cnn(tmp_path / "w", resource.RLIM_INFINITY)[0] == 0
 
 
 def test_run_whose_folder_disappears_keeps_what_was_saved(tiny_config, tmp_path, monkeypatch):

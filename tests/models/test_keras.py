@@ -11,7 +11,7 @@ from cifar_flax.models import MODELS, has_setting
 from cifar_flax.ops import LOWERINGS
 from cifar_flax.training.metrics import cross_entropy
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.medium
 
 BATCH, CLASSES = 32, 10
 TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}

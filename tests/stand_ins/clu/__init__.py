@@ -1,0 +1,1 @@
+"""Takes the place of clu, whose writers need TensorFlow."""
