@@ -54,8 +54,9 @@ def test_a_mean_has_the_interval_of_students_t():
     assert mean_with_interval([0.7, None]) == "none"
 
 
-def test_sentence_on_the_seeds_of_muon_has_the_p_value_of_a_one_sided_test():
+def test_sentence_on_the_seeds_of_muon_has_the_p_value_of_a_one_sided_test(monkeypatch):
     """The mean is 0.0010 above the goal and its standard error 0.0004: t = 2.5 with 3 degrees of freedom."""
+    monkeypatch.setattr(accuracy, "MUON_SEEDS", range(4))
     accuracies = [0.9390, 0.9398, 0.9402, 0.9410]
     deviation = statistics.stdev(accuracies)
     accuracies = [0.94 + (value - 0.94) * 0.0008 / deviation for value in accuracies]
@@ -64,6 +65,7 @@ def test_sentence_on_the_seeds_of_muon_has_the_p_value_of_a_one_sided_test():
         record = {"seed": seed, "test_accuracy": 0.93, "tta_test_accuracy": accuracies[seed], "train_seconds": 3600}
         return SimpleNamespace(run=record, epochs=lambda: [{"epoch_seconds": 150 + seed}, {"epoch_seconds": 300}])
 
+    assert accuracy.muon({accuracy.MUON: [run(0), run(2)]}).startswith("2 of the 4 runs have ended; seeds 1, 3 are")
     text = accuracy.muon({accuracy.MUON: [run(seed) for seed in range(4)]})
     assert "94.00 ± 0.08 %** [93.87, 94.13] with test-time augmentation" in text
     assert "p = 0.044 (" in text
