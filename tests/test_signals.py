@@ -4,7 +4,7 @@ import signal
 import sys
 
 import pytest
-from processes import start, train_command, write_dataset
+from processes import WITH_TENSORFLOW, start, train_command, write_dataset
 from run_records import run_of
 
 from cifar_flax.errors import Interrupted
@@ -21,7 +21,7 @@ WITH_DEFAULT_HANGUP += "os.execvp(sys.argv[1], sys.argv[1:])"
 def start_run(folder, name, *arguments, prefix=()):
     command = [sys.executable, "-c", WITH_DEFAULT_HANGUP, *prefix]
     command += train_command("d.npz", name, "--config.num_epochs=400", *arguments)
-    return start(command, folder, {"PYTHONUNBUFFERED": "1"})
+    return start(command, folder, WITH_TENSORFLOW | {"PYTHONUNBUFFERED": "1"})
 
 
 def read_until(process, words):
