@@ -133,8 +133,8 @@ def muon(all_runs: Runs) -> str:
     runs = all_runs.get(MUON, [])
     if missing := _missing_seeds(all_runs):
         return (
-            f"{len(runs)} of the {len(MUON_SEEDS)} runs have ended; {describe_seeds(sorted(missing))} are missing. The "
-            "p-value will be here when all have."
+            f"{len(runs)} of the {len(MUON_SEEDS)} runs have ended. Still missing: {describe_seeds(sorted(missing))}. "
+            "The p-value will be here when all have ended."
         )
     plain, tta = values_of(runs, "test_accuracy"), values_of(runs, "tta_test_accuracy")
     above = stats.ttest_1samp(tta, GOAL, alternative="greater").pvalue

@@ -65,7 +65,8 @@ def test_sentence_on_the_seeds_of_muon_has_the_p_value_of_a_one_sided_test(monke
         record = {"seed": seed, "test_accuracy": 0.93, "tta_test_accuracy": accuracies[seed], "train_seconds": 3600}
         return SimpleNamespace(run=record, epochs=lambda: [{"epoch_seconds": 150 + seed}, {"epoch_seconds": 300}])
 
-    assert accuracy.muon({accuracy.MUON: [run(0), run(2)]}).startswith("2 of the 4 runs have ended; seeds 1, 3 are")
+    unfinished = accuracy.muon({accuracy.MUON: [run(0), run(2)]})
+    assert unfinished.startswith("2 of the 4 runs have ended. Still missing: seeds 1, 3. ")
     text = accuracy.muon({accuracy.MUON: [run(seed) for seed in range(4)]})
     assert "94.00 ± 0.08 %** [93.87, 94.13] with test-time augmentation" in text
     assert "p = 0.044 (" in text
