@@ -75,7 +75,7 @@ class Case(NamedTuple):
 CASES = [
     *(Case(name) for name in ("mlp", "cnn", "cnn_tuned")),
     *(Case(name, num_evaluated=()) for name in ("cnn_augmented", "cnn_translated")),  # evaluated as cnn
-    *(Case(name, num_evaluated=[1000]) for name in ("alexnet", "alexnet_tuned", "airbench94")),
+    *(Case(name, num_evaluated=[1000]) for name in ("alexnet", "alexnet_tuned", "airbench94", "airbench94_muon")),
     *(Case("cnn", lowering, num_evaluated=[1000]) for lowering in ("library", "winograd")),
     *(Case("alexnet", lowering, num_evaluated=[200]) for lowering in ("library", "winograd")),
     *(Case("airbench94", lowering, 32, num_evaluated=[200]) for lowering in ("library", "patches")),
@@ -229,7 +229,8 @@ def training_step(
     compiled = make_train_steps(job).lower(*arguments).compile()
     state, metrics, diverged = compiled(*arguments)
     assert not diverged
-    moments = optax.tree_utils.tree_get(state.opt_state, "trace" if config.optimizer == "sgd" else "mu")
+    name = "trace" if config.optimizer in ("sgd", "muon") else "mu"
+    moments = [moment for _, moment in optax.tree_utils.tree_get_all_with_path(state.opt_state, name)]
     arrays = named("gradients", {"loss": metrics.loss_sum, "gradients": moments})
     return arrays | named("state", [state.params, state.batch_stats]), "training", reductions(compiled)
 
