@@ -1,8 +1,8 @@
 """`python -m benchmarks.keras_control [EXPERIMENT ...]`: the reference notebook's recipe in Keras itself.
 
-Trains `cnn_augmented`, `mlp` and `cnn` with five seeds each, on TensorFlow, with Keras' own fit, ModelCheckpoint and
-ImageDataGenerator (`pip install '.[benchmarks]'`). Each run writes results/keras_control/EXPERIMENT/seedN.json when it
-ends. Runs that have a record are skipped; a run that was stopped begins anew. `make results` updates the tables.
+Trains `cnn_augmented` and `mlp` with five seeds and `cnn` with ten, on TensorFlow, with Keras' own fit, ModelCheckpoint
+and ImageDataGenerator (`pip install '.[benchmarks]'`). Each run writes results/keras_control/EXPERIMENT/seedN.json
+when it ends. Runs that have a record are skipped; a run that was stopped begins anew. `make results` updates the tables.
 """
 
 import functools
@@ -149,7 +149,7 @@ def command(argv: Sequence[str]) -> None:
             parser.error(f"EXPERIMENT: {name!r} is not valid; use {', '.join(NETWORKS)}")
     read = functools.cache(lambda: load(base_config()))
     for experiment in chosen:
-        for seed in control.SEEDS:
+        for seed in control.SEEDS[experiment]:
             path = control.record_path(experiment, seed)
             if path.exists():
                 print(f"{path} exists", flush=True)

@@ -42,7 +42,7 @@ def tables(all_runs: accuracy.Runs, reference: dict[str, Any]) -> dict[str, str]
     """The generated sections of all pages, by the name in their marks."""
     speed = _record("speed_cpu")
     keras = control.load()
-    ours = {name: accuracy.values_of(runs, "test_accuracy") for name, runs in all_runs.items()}
+    ours = {name: [records.run for records in runs] for name, runs in all_runs.items()}
     return {
         "accuracy": accuracy.summary(all_runs, reference, keras),
         "accuracy in detail": accuracy.details(all_runs, reference),

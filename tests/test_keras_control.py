@@ -11,7 +11,8 @@ from cifar_flax.errors import BadInput
 from cifar_flax.workdir.checksums import add_checksum
 
 MACHINE = {"processor": "a processor", "threads": 1, "versions": {"python": "3", "keras": "3"}}
-REFERENCE = {"cnn": {"test_accuracy": 0.75}}
+REFERENCE = {"mlp": {"test_accuracy": 0.75}}
+OURS = {"mlp": [{"test_accuracy": a, "best_validation_loss": 2 - a} for a in (0.7, 0.71)]}
 
 
 def write_records(folder, accuracies):
@@ -22,9 +23,9 @@ def write_records(folder, accuracies):
             "val_loss": [3.0, 2.0, 2.0],
             "val_accuracy": [0.1] * 3,
         }
-        fields = {"experiment": "cnn", "seed": seed, "test_accuracy": accuracy, "fit_seconds": 1.0, "machine": MACHINE}
+        fields = {"experiment": "mlp", "seed": seed, "test_accuracy": accuracy, "fit_seconds": 1.0, "machine": MACHINE}
         record = fields | keras_control.best_epoch(epochs) | {"epochs": keras_control.epochs(epochs)}
-        path = folder / "cnn" / f"seed{seed}.json"
+        path = folder / "mlp" / f"seed{seed}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(add_checksum(record)))
 
@@ -40,13 +41,14 @@ def test_interval_and_p_value_are_those_of_students_t():
 )
 def test_conclusion_is_drawn_when_all_seeds_are_there(tmp_path, accuracies, verdict):
     write_records(tmp_path, accuracies[:4])
-    text = control.details(control.load(tmp_path), {"cnn": [0.7, 0.71]}, REFERENCE)
+    text = control.details(control.load(tmp_path), OURS, REFERENCE)
     assert "(4) | 70.50 ± 0.71 % [64.15, 76.85] (2) |" in text
-    assert "| `cnn` | 3 | 2 of 3 |" in text  # of two equal losses the first
+    assert "| `mlp` | 3 | 2 of 3 |" in text  # of two equal losses the first
     assert "interval" not in text
     write_records(tmp_path, accuracies)
-    text = control.details(control.load(tmp_path), {"cnn": [0.7, 0.71]}, REFERENCE)
+    text = control.details(control.load(tmp_path), OURS, REFERENCE)
     assert f"75.00 % is {verdict} this interval" in text
+    assert "-0.705 (" in text  # (1.3 + 1.29) / 2 - 2.0, the difference of the losses
 
 
 def test_edited_record_is_refused(tmp_path):
