@@ -2,7 +2,7 @@
 
 Trains `cnn_augmented` and `mlp` with five seeds and `cnn` with ten, on TensorFlow, with Keras' own fit, ModelCheckpoint
 and ImageDataGenerator (`pip install '.[benchmarks]'`). Each run writes results/keras_control/EXPERIMENT/seedN.json
-when it ends. Runs that have a record are skipped; a run that was stopped begins anew. `make results` updates the tables.
+when it ends. Runs that have a record are skipped; a stopped run begins anew. `make results` updates the tables.
 """
 
 import functools
