@@ -120,11 +120,13 @@ def _scores(values: dict[str, float], prefix: str) -> list[str]:
 
 def provenance(records: list[Record]) -> str:
     """Which networks were measured, and with which software."""
+    published = {json.loads(path.read_text())["sha256"] for path in FOLDER.parent.glob("*/seed*/run.json")}
     rows = [
         [
             f"`{record['experiment']}`",
             f"{record['seed']}",
             f"{record['epoch']}",
+            "published" if record["run_sha256"] in published else "trained again",
             f"{100 * record['run_test_accuracy']:.2f}",
             f"{record['run_git_commit'][:10]}",
             f"`{record['network_sha256'][:16]}`",
@@ -132,7 +134,7 @@ def provenance(records: list[Record]) -> str:
         ]
         for record in records
     ]
-    header = ["experiment", "seed", "epoch", "test accuracy of the run, %", "commit of the run", "network, SHA-256"]
+    header = ["experiment", "seed", "epoch", "run", "its test accuracy, %", "its commit", "network, SHA-256"]
     machines = [record["machine"] for record in records]
     hardware = sorted({f"{m['processor']} ({m['platform']}, CPUs: {m['threads']})" for m in machines})
     names = ("python", "jax", "numpy", "scipy", "matplotlib", "pillow", "libjpeg-turbo")

@@ -48,7 +48,7 @@ def made_up(experiment, clean, temperature):
         {
             "date": "2000-01-01", "machine": machine | {"versions": dict.fromkeys(names, "1")},
             "experiment": experiment, "seed": 0, "epoch": 3, "run_test_accuracy": clean,
-            "run_git_commit": "c" * 40, "network_sha256": "a" * 64, "temperature": temperature,
+            "run_git_commit": "c" * 40, "run_sha256": "d" * 64, "network_sha256": "a" * 64, "temperature": temperature,
             "clean": values(clean), "benchmark": row(1),
             "corruptions": {name: row(1 if name in BENCHMARK else 2) for name in CORRUPTIONS},
         }
@@ -102,6 +102,7 @@ def test_tables_and_figure_show_the_records(tmp_path):
     scaled = "1.500 → 0.750 | 0.500 → 0.250 | 12.50 → 6.25 |"
     assert f"| `cnn`, corrupted | 1.250 | 67.00 | {scaled}" in sections["calibration"]
     assert "| `airbench94`, clean | none | 90.00 | 1.500 | 0.500 | 12.50 |" in sections["calibration"]
+    assert "| `cnn` | 0 | 3 | trained again | 70.00 |" in sections["measured networks"]
     panels = robustness_tables.figure(records).axes
     assert [axis.get_title() for axis in panels][-2:] == ["gaussian blur *", "saturate *"]
     np.testing.assert_allclose(panels[-1].lines[0].get_ydata(), [0.7, 0.68, 0.66, 0.64, 0.62, 0.6])
