@@ -11,10 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from cifar_flax.cli.commandline import Parser, exit_code
 from cifar_flax.cli.streams import say
-from cifar_flax.data import Split
+from cifar_flax.data import Split, tfds
 from cifar_flax.data.labeled_sets import Part
+from cifar_flax.data.locate import locate
 from cifar_flax.data.paths import read_path
 from cifar_flax.data.progress import BAR_DELAY, ProgressBar
 from cifar_flax.errors import BadInput, warn
@@ -94,6 +97,8 @@ def find_temperature(evaluator: Evaluator, data_dir: str | None, dataset: str | 
         BadInput: `dataset` is named, and cannot be used.
     """
     try:
+        if dataset is None:
+            data_dir = _prepared_in(evaluator.classifier.config, data_dir)
         validation = load_split(evaluator.classifier, "validation", data_dir, dataset)
     except BadInput as error:
         if dataset is not None:
@@ -104,6 +109,30 @@ def find_temperature(evaluator: Evaluator, data_dir: str | None, dataset: str | 
         warn("no temperature: the run has no validation images to fit it on")
         return None
     return fit_temperature(evaluator(validation).logits, validation.labels)
+
+
+def _prepared_in(config: ConfigDict, data_dir: str | None) -> str | None:
+    """`data_dir` if the run's dataset is prepared there, else None, for the folder of the run.
+
+    `data_dir` may have been named for the set of --on alone. For a temperature, nothing is downloaded.
+
+    Raises:
+        BadInput: the dataset is one of TFDS, and prepared in neither folder.
+    """
+    if not _is_of_tfds(config.dataset):
+        return data_dir
+    if data_dir and tfds.is_prepared(config.dataset, data_dir):
+        return data_dir
+    if not tfds.is_prepared(config.dataset, config.data_dir):
+        raise BadInput(f"{config.dataset} is not prepared; name the folder that has it with --data_dir")
+    return None
+
+
+def _is_of_tfds(dataset: str) -> bool:
+    try:
+        return dataset != "synthetic" and isinstance(locate(dataset), str)
+    except BadInput:  # what is wrong is said where the dataset is loaded
+        return False
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -9,7 +9,7 @@ import pytest
 from run_records import ONE_DEVICE
 
 from cifar_flax import evaluate, inference, train
-from cifar_flax.data import Split
+from cifar_flax.data import Split, tfds
 from cifar_flax.data.corruptions import BENCHMARK
 from cifar_flax.errors import BadInput
 from cifar_flax.inference import load_run
@@ -31,6 +31,7 @@ def workdir(tmp_path_factory):
 def run(workdir, tiny_config, tiny_dataset, monkeypatch):
     """The content of run.json of a finished run in `workdir`; images are sent in small pieces."""
     monkeypatch.setattr(inference, "load", lambda config: tiny_dataset)
+    monkeypatch.setattr(tfds, "is_prepared", lambda name, data_dir: True)
     monkeypatch.setattr(streaming, "PIECE_BYTES", 2**12)
     return train.train_and_evaluate(tiny_config, workdir, ONE_DEVICE)
 
@@ -150,11 +151,31 @@ def test_without_validation_images_there_is_no_temperature(
     if reason == "none":
         monkeypatch.setattr(inference, "refuse_other_data", lambda *arguments: None)
     captured = output_of(capsys, "--workdir", workdir, "--on", folder)
-    assert captured.err.startswith("no temperature: the run")
-    assert captured.err.count("\n") == 1
+    by_number, reason_why = captured.err.splitlines()
+    assert by_number.endswith("which count as dark, middle, light")
+    assert reason_why.startswith("no temperature: the run")
     assert "at T" not in captured.out
     if reason == "elsewhere":
         assert evaluate.main([f"--workdir={workdir}", f"--on={folder}", "--dataset=/photos"]) == 2
+
+
+@pytest.mark.parametrize("prepared_in", ["here", "there", "nowhere"])
+def test_run_dataset_is_looked_for_in_both_folders_and_never_downloaded(
+    prepared_in, workdir, corrupted, tiny_dataset, monkeypatch, capsys
+):
+    folder, _ = corrupted
+    loaded = []
+
+    def load(config):
+        loaded.append(config.data_dir)
+        return tiny_dataset
+
+    monkeypatch.setattr(inference, "load", load)
+    prepared = {"here": ["here"], "there": [None], "nowhere": []}[prepared_in]  # None: the run's folder
+    monkeypatch.setattr(tfds, "is_prepared", lambda name, data_dir: data_dir in prepared)
+    captured = output_of(capsys, "--workdir", workdir, "--on", folder, "--data_dir=here")
+    assert loaded == prepared
+    assert ("tiny is not prepared; name the folder that has it with --data_dir" in captured.err) == (not loaded)
 
 
 @pytest.mark.parametrize(

@@ -82,5 +82,6 @@ def _read(paths: list[Path]) -> dict[str, bytes]:
             raise BadInput(f"config.dataset: {path} cannot be read ({error.strerror})") from error
         remaining -= len(contents[path.name])
         if remaining < 0:
-            raise BadInput(f"config.dataset: {path} is too large; there may be {tar.MAX_BYTES} bytes in all")
+            problem = f"is too large to be CIFAR-10 or CIFAR-100 ({tar.MAX_BYTES} bytes in all)"
+            raise BadInput(f"config.dataset: {path} {problem}; if it is another archive, unpack it and name its folder")
     return contents

@@ -16,24 +16,27 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_flax.data import cifar, folder, npy_sets, parquet, read, tfds
+from cifar_flax.data.class_labels import labels_of_network, numbered
 from cifar_flax.data.corruptions import NAMES_IN_TFDS, SEVERITIES, in_order
 from cifar_flax.data.dataset import Source, Split, concatenated
 from cifar_flax.data.locate import locate
 from cifar_flax.data.paths import listed, read_path
-from cifar_flax.errors import BadInput, printable, warn
+from cifar_flax.errors import BadInput, printable
 
 # a dataset of TFDS without its config, such as cifar10_corrupted, perhaps with a version
 CORRUPTED = re.compile(r"(\w+_corrupted)(:.*)?", re.ASCII)
-CONFIG = re.compile(r"(\w+)_(\d+)", re.ASCII)  # of such a dataset: corruption and severity
+CONFIG = re.compile(r"(\w+)_([1-5])", re.ASCII)  # of such a dataset: corruption and severity
 
 # for messages of sources: the flags of the command in place of fields of the config, and advice that it can follow
 REWORDED = (
+    (re.escape(tfds.OTHER_SOURCES), "or name its files (docs/robustness.md)"),
     (r"(--)?config\.dataset\b", "--on"),
     (r"(--)?config\.data_dir\b", "--data_dir"),
     (r"^config\.image_size: it is unset, but (.+); set it .*", r"--on: \1; name pictures of one size"),
     (r"^config\.label: (.*); name the column of the labels,", r"--on: \1; rename the column of the labels to label,"),
     (r"^config\.label: (\S+) is not valid; .*", r"--on: it has no labels \1, which the run was trained on"),
     (r"^config\.label: ", "--on: "),
+    (r"a folder of pictures \(", r"the .npy files of CIFAR-10.1 or CIFAR-10-C, \g<0>"),
 )
 
 
@@ -79,13 +82,11 @@ def open_set(name: str, network: Network, data_dir: str | None = None) -> list[P
         BadInput: there is no such set, it cannot be used, or its images or classes are not those of the network.
     """
     with _flags_named():
+        name = _named_as_in_tfds(name)
         path = read_path(name, "--on")
-        if found := npy_sets.find(path):
-            splits = npy_sets.read(found)
-            for (corruption, _), split in splits.items():
-                _check_shape(split.images, network, found.images[corruption])
-            _check_numbers(split.labels, network, found.labels)  # the same of all
-            loads = {key: partial(_same, split) for key, split in splits.items()}
+        found = npy_sets.find(path)
+        if found and (npy_sets.is_complete(found) or not _is_other_dataset(name)):
+            loads = {key: partial(_same, split) for key, split in _read_npy(found, network).items()}
         elif configs := _configs(name, path, data_dir):
             loads = {
                 key: partial(_load, config, network, data_dir, is_first=index == 0)
@@ -97,8 +98,34 @@ def open_set(name: str, network: Network, data_dir: str | None = None) -> list[P
     return [Part(*key, loads[key]) for corruption in corruptions for key in sorted(loads) if key[0] == corruption]
 
 
+def _is_other_dataset(name: str) -> bool:
+    try:
+        return isinstance(locate(name), tuple)
+    except BadInput:
+        return False
+
+
+def _read_npy(found: npy_sets.NpySet, network: Network) -> dict[tuple[str, int], Split]:
+    """The parts of a set in `.npy` files, with the labels of the network."""
+    splits = npy_sets.read(found)
+    for (corruption, _), split in splits.items():
+        _check_shape(split.images, network, found.images[corruption])
+    stored = split.labels  # the same of all
+    labels = labels_of_network(stored, numbered(stored), network.class_names, found.labels)
+    return {key: Split(split.images, labels) for key, split in splits.items()}
+
+
 def _same(split: Split) -> Split:
     return split
+
+
+def _named_as_in_tfds(name: str) -> str:
+    """`cifar10_corrupted/elastic_1` for `cifar10_corrupted/elastic_transform_1`, which has this name in the results."""
+    dataset, _, config = name.partition("/")
+    key, names = CONFIG.match(config), {ours: theirs for theirs, ours in NAMES_IN_TFDS.items()}
+    if not CORRUPTED.fullmatch(dataset) or not key or key[1] not in names:
+        return name
+    return f"{dataset}/{names[key[1]]}{config[len(key[1]) :]}"
 
 
 @contextmanager
@@ -130,11 +157,20 @@ def _configs(name: str, path: Path, data_dir: str | None) -> dict[tuple[str, int
         advice = f"write {dataset} for all that are prepared, or {dataset}/fog_1{version} for one"
         raise BadInput(f"--on: {name} has a version, but no config; {advice}")
     configs = {}
-    for config in tfds.prepared_configs(path.name, str(path.parent) if exists else data_dir):
+    prepared = tfds.prepared_configs(path.name, str(path.parent) if exists else data_dir)
+    for config in prepared:
         if key := CONFIG.fullmatch(config):
             configs[NAMES_IN_TFDS.get(key[1], key[1]), int(key[2])] = f"{name}/{config}"
+    if prepared and not configs:
+        problem = f"the prepared configs of {name} are {listed(prepared)}, without severities from 1 to 5"
+        raise BadInput(f"--on: {problem}; name one, such as {name}/{prepared[0]}")
     if not configs and not exists:
         raise BadInput(f"--on: no config of {name} is prepared; prepare some, or name one, such as {name}/fog_1")
+    _check_severities(name, configs)
+    return configs
+
+
+def _check_severities(name: str, configs: dict[tuple[str, int], str]) -> None:
     for corruption in {corruption for corruption, _ in configs}:
         absent = [severity for severity in SEVERITIES if (corruption, severity) not in configs]
         if absent:
@@ -142,7 +178,6 @@ def _configs(name: str, path: Path, data_dir: str | None) -> dict[tuple[str, int
                 f"--on: {name} is prepared for {corruption}, but not for severity {', '.join(map(str, absent))}; "
                 "prepare the missing config, or name a single one"
             )
-    return configs
 
 
 def _load(name: str, network: Network, data_dir: str | None, is_first: bool = True) -> Split:
@@ -157,7 +192,8 @@ def _load(name: str, network: Network, data_dir: str | None, is_first: bool = Tr
         elif wanted == 1 and are_pictures:
             split = Split(_gray(split.images), split.labels)
         _check_shape(split.images, network, name)
-        return _renumbered(split, source.class_names, network, name, is_first)
+        labels = labels_of_network(split.labels, source.class_names, network.class_names, name, is_first)
+        return Split(split.images, labels)
 
 
 def _gray(images: np.ndarray) -> np.ndarray:
@@ -187,41 +223,6 @@ def _resolved(name: str, network: Network) -> tuple[str, bool, dict[str, Any]]:
 def _all_of(source: Source) -> Split:
     assert source.train is not None
     return source.train if source.validation is None else concatenated(source.validation, source.train)
-
-
-def _renumbered(split: Split, class_names: Sequence[str], network: Network, name: str, is_first: bool) -> Split:
-    """The images with the network's labels for the same class names.
-
-    A set without class names has the numbers of its classes as names. If the network's classes have names, such
-    numbers are the network's labels.
-    """
-    if list(class_names) == [str(label) for label in range(len(class_names))] and not _are_numbers(network.class_names):
-        _check_numbers(split.labels, network, name, is_first)
-        return split
-    labels = {class_name: label for label, class_name in enumerate(network.class_names)}
-    numbers = np.array([labels.get(class_name, -1) for class_name in class_names], np.int32)
-    unknown = [class_names[label] for label in np.unique(split.labels) if numbers[label] < 0]
-    if unknown:
-        known = f"the classes of the run are {listed(network.class_names)}"
-        raise BadInput(
-            printable(f"--on: {name} has images of {listed(unknown)}, but {known}; leave out its other classes")
-        )
-    return Split(split.images, numbers[split.labels])
-
-
-def _are_numbers(class_names: Sequence[str]) -> bool:
-    return all(name.isdecimal() for name in class_names)
-
-
-def _check_numbers(labels: np.ndarray, network: Network, name: str | Path, is_first: bool = True) -> None:
-    """Raises BadInput if the network has no such classes, and warns if only it has more."""
-    last, classes = labels.max(), network.class_names
-    if last >= len(classes):
-        problem = f"has the label {last}, but the classes of the run are 0 to {len(classes) - 1}"
-        raise BadInput(printable(f"--on: {name} {problem}; name a set of its classes"))
-    if last < len(classes) - 1 and is_first:
-        taken = listed(classes[: last + 1])
-        warn(f"--on: {name} has the labels 0 to {last}, which count as {taken}; the run has {len(classes)} classes")
 
 
 def _check_shape(images: np.ndarray, network: Network, name: str | Path) -> None:

@@ -61,8 +61,13 @@ def find(path: Path) -> NpySet | None:
     return None
 
 
+def is_complete(found: NpySet) -> bool:
+    """Whether there are images and labels, so that the files are hardly left over from something else."""
+    return bool(found.images) and all(path.is_file() for path in (found.labels, *found.images.values()))
+
+
 def _only(path: Path, found: list[NpySet]) -> NpySet | None:
-    if len(found) > 1:
+    if len(found) > 1 and any(map(is_complete, found)):
         named = (each.labels if each.path == path else each.path for each in found)
         names = listed(sorted(str(each.relative_to(path)) for each in named))
         raise BadInput(printable(f"--on: {path} holds {len(found)} sets of images; name one of them: {names}"))
@@ -76,7 +81,8 @@ def _sets_in(folder: Path) -> list[NpySet]:
             names = [entry.name for entry in itertools.islice(folder.iterdir(), MAX_LISTED) if is_visible(entry.name)]
     pairs = sorted({pair[1] for pair in map(PAIR.fullmatch, names) if pair})
     known = {LABELS, *(f"{corruption}.npy" for corruption in (*BENCHMARK, *EXTRA))}
-    return [_pair(folder, stem) for stem in pairs] + [_corrupted(folder)] * bool(known.intersection(names))
+    found = [_pair(folder, stem) for stem in pairs]
+    return [*found, _corrupted(folder)] if known.intersection(names) else found
 
 
 def _pair(folder: Path, stem: str) -> NpySet:
@@ -85,7 +91,11 @@ def _pair(folder: Path, stem: str) -> NpySet:
 
 
 def _corrupted(folder: Path) -> NpySet:
-    files = [path for path in folder.glob("*.npy") if is_visible(path.name) and not PAIR.fullmatch(path.name)]
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix == ".npy" and is_visible(path.name)]
+    except OSError as error:
+        raise BadInput(printable(f"--on: {folder} cannot be listed ({error.strerror}); name a file in it")) from error
+    files = [path for path in paths if not PAIR.fullmatch(path.name)]
     return NpySet(folder, folder / LABELS, {path.stem: path for path in files if path.name != LABELS})
 
 
@@ -104,7 +114,8 @@ def read(found: NpySet) -> dict[tuple[str, int], Split]:
         if corruption:
             _check_severities(path, images, found.labels, labels)
         elif len(images) != len(labels):
-            raise _rejected(path, f"has {len(images)} images, but {found.labels.name} has {len(labels)} labels")
+            counts = f"has {len(images)} images, but {found.labels.name} has {len(labels)} labels"
+            raise _rejected(path, f"{counts}; download both again")
         count = len(labels) // len(SEVERITIES)
         parts = {severity: slice(index * count, (index + 1) * count) for index, severity in enumerate(SEVERITIES)}
         for severity, rows in parts.items() if corruption else [(0, slice(None))]:
@@ -117,7 +128,8 @@ def _check_severities(path: Path, images: np.ndarray, labels_path: Path, labels:
     count, remainder = divmod(len(labels), len(SEVERITIES))
     if remainder or (labels.reshape(len(SEVERITIES), -1) != labels[:count]).any():
         problem = f"has {len(labels)} labels, which are not those of {len(SEVERITIES)} severities of the same images"
-        raise _rejected(labels_path, f"{problem}; download it again")
+        plain = "if the set has no severities, name its files X_data.npy and X_labels.npy"
+        raise _rejected(labels_path, f"{problem}; download it again or, {plain}")
     if len(images) != len(labels):
         wanted = f"{len(labels)} labels, for {len(SEVERITIES)} severities of {count} images"
         raise _rejected(path, f"has {len(images)} images, but {labels_path.name} has {wanted}; download it again")
@@ -132,16 +144,19 @@ def _images(path: Path) -> np.ndarray:
     images = _mapped(path)
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         found = f"{images.dtype} {list(images.shape)}"
-        raise _rejected(path, f"is {found}, not images [N, H, W, C] uint8 with pixels from 0 to 255")
+        wanted = "images [N, H, W, C] uint8 with pixels from 0 to 255"
+        raise _rejected(path, f"is {found}, not {wanted}; download it again, or move it if it is not of the set")
     return images
 
 
 def _labels(path: Path) -> np.ndarray:
     """[N] int32."""
     labels = _mapped(path)
-    is_valid = labels.ndim == 1 and labels.dtype.kind in "iu" and labels.size
-    if not is_valid or labels.min() < 0 or labels.max() >= MAX_CLASSES:
-        raise _rejected(path, f"is {labels.dtype} {list(labels.shape)}, not integer labels [N] from 0")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
+        raise _rejected(path, f"is {labels.dtype} {list(labels.shape)}, not integer labels [N]; download it again")
+    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
+        found = f"has labels from {labels.min()} to {labels.max()}"
+        raise _rejected(path, f"{found}, not from 0 to at most {MAX_CLASSES - 1}; download it again")
     return labels.astype(np.int32)
 
 
@@ -152,8 +167,13 @@ def _mapped(path: Path) -> np.ndarray:
             raise ValueError("not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy warns where it has to guess
+            warnings.filterwarnings(
+                "ignore", message=".*created on Python 2", category=UserWarning
+            )  # is read all right
             return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except FileNotFoundError as error:
         raise _rejected(path, "is missing; download it again") from error
+    except PermissionError as error:
+        raise _rejected(path, "may not be read by this user; change its permissions") from error
     except Exception as error:  # NumPy raises almost anything for a damaged header
         raise _rejected(path, f"is not a readable .npy of numbers ({in_one_line(error)}); download it again") from error

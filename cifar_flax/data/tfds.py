@@ -101,6 +101,15 @@ def _prepared_folder(root: Path, name: str) -> Path | None:
         raise BadInput(f"config.dataset: {root / name} cannot be read ({error.strerror})") from error
 
 
+def is_prepared(name: str, data_dir: str | None) -> bool:
+    """Whether some config or version of a dataset is prepared in `data_dir`. Raises BadInput like `load`."""
+    folder = _root(data_dir) / name.partition(":")[0]
+    try:
+        return any(folder.glob(f"*/{INFO}")) or any(folder.glob(f"*/*/{INFO}"))
+    except OSError as error:
+        raise BadInput(f"config.dataset: {folder} cannot be read ({error.strerror})") from error
+
+
 def prepared_configs(name: str, data_dir: str | None) -> list[str]:
     """The configs of a dataset that are prepared in `data_dir`, sorted by name. Raises BadInput like `load`."""
     folder = _root(data_dir) / name

@@ -127,7 +127,7 @@ FAULTS = {
         saved("labels", LABELS_5 + 1),
         "labels.npy has the label 3, but the classes of the run are 0 ",
     ),
-    "a negative label": (saved("labels", LABELS_5 - 1), "labels.npy is int64 [30], not integer labels [N] from 0"),
+    "a negative label": (saved("labels", LABELS_5 - 1), "labels.npy has labels from -1 to 1, not from 0 to "),
     "labels that are floats": (saved("labels", LABELS_5 / 1), "labels.npy is float64 [30], not integer labels"),
     "no labels": (lambda: Path("data/CIFAR-10-C/labels.npy").unlink(), "labels.npy is missing; download it again"),
     "no corruptions": (lambda: Path("data/CIFAR-10-C/fog.npy").unlink(), "has labels.npy, but no file of a corruption"),
@@ -142,7 +142,7 @@ FAULTS = {
     ),
     "nothing": (
         lambda: shutil.rmtree("data/CIFAR-10-C"),
-        "data holds nothing, and is not a dataset; --on can be a fol",
+        "data holds nothing, and is not a dataset; --on can be the .npy files of CIFAR-10.1 or CIFAR-10-C, a fol",
     ),
 }
 
@@ -189,13 +189,59 @@ def test_classes_without_names_go_by_number():
     np.testing.assert_array_equal(the_only("set.npz", Network((4, 4, 3), ("0", "1"))).labels, [1, 0])
 
 
+@pytest.mark.parametrize("names", [("0", "10", "2", "1"), ("00", "10", "02", "01")])
+def test_numbers_as_names_of_folders_are_matched_in_any_order(names):
+    write_npz(images=IMAGES[:3], labels=np.array([2, 1, 0]))
+    write_pair()
+    network = Network((4, 4, 3), names)
+    np.testing.assert_array_equal(the_only("set.npz", network).labels, [2, 3, 0])
+    np.testing.assert_array_equal(the_only("CIFAR-10.1", network).labels, np.array([0, 3, 2])[LABELS])
+    np.save("CIFAR-10.1/datasets/cifar10.1_v6_labels.npy", LABELS + 1)
+    with pytest.raises(BadInput, match=r"^--on: .*v6_labels.npy has images of 3, but the classes of the run are 0, 10"):
+        the_only("CIFAR-10.1", network)
+
+
 def test_network_with_more_classes_is_evaluated_with_a_warning(capsys):
     write_corrupted("fog", "snow")
     open_set("data/CIFAR-10-C", NETWORK._replace(class_names=("cat", "dog", "ship", "monkey")))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("has the labels 0 to 2, which count as cat, dog, ship; the run has 4 classes")
     open_set("data/CIFAR-10-C", NETWORK)
+    (line,) = capsys.readouterr().err.splitlines()  # the numbers could be those of other classes
+    assert line.endswith("has the labels 0 to 2, which count as cat, dog, ship")
+    open_set("data/CIFAR-10-C", NETWORK._replace(class_names=("airplane", "bird", "truck")))
     assert capsys.readouterr().err == ""
+
+
+def test_arrays_beside_pictures_are_no_set_unless_they_are_complete():
+    for name in NETWORK.class_names:
+        Path("photos", name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(f"photos/{name}/1.png")
+    np.save("photos/labels.npy", LABELS)
+    np.save("photos/cat/embedding_labels.npy", LABELS)
+    assert len(the_only("photos")) == 3
+    np.save("photos/embedding_data.npy", IMAGES)  # of which the labels are missing
+    assert len(the_only("photos")) == 3
+    with pytest.raises(BadInput, match=r"^--on: .*embedding_labels.npy is missing; download it again$"):
+        the_only("photos/embedding_data.npy")
+
+
+def test_header_of_python_2_is_read():
+    write_pair()
+    path = Path("CIFAR-10.1/datasets/cifar10.1_v6_labels.npy")
+    path.write_bytes(path.read_bytes().replace(b"(6,), } ", b"(6L,), }"))
+    np.testing.assert_array_equal(the_only("CIFAR-10.1").labels, LABELS)
+
+
+def test_file_that_may_not_be_read_is_not_called_damaged(monkeypatch):
+    write_pair()
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    with pytest.raises(BadInput, match=r"^--on: .*v6_labels.npy may not be read by this user; change its permissions$"):
+        the_only("CIFAR-10.1")
 
 
 def forbid_listing(name, monkeypatch):
@@ -316,6 +362,13 @@ def test_corruptions_and_test_images_that_tfds_prepared(tmp_path, capsys):
     assert capsys.readouterr().err.count("which count as cat, dog, ship; the run has 4 classes") == 1
     (part,) = open_set("my_corrupted/elastic_2", NETWORK, "tfds")
     np.testing.assert_array_equal(part.load().images, IMAGES[:COUNT] + np.uint8(2))
+    (part,) = open_set("my_corrupted/elastic_transform_2", NETWORK, "tfds")  # the name in the results
+    np.testing.assert_array_equal(part.load().images, IMAGES[:COUNT] + np.uint8(2))
+    prepare("our_corrupted", "fog", IMAGES[:COUNT])
+    with pytest.raises(
+        BadInput, match=r"^--on: the prepared configs of our_corrupted are fog, without severities"
+    ):
+        open_set("our_corrupted", NETWORK, "tfds")
     shutil.rmtree("tfds/my_corrupted/elastic_4")
     with pytest.raises(
         BadInput, match=r"^--on: my_corrupted is prepared for elastic_transform, but not for severity 4;"
