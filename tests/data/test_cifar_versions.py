@@ -213,7 +213,7 @@ def test_files_that_are_too_large_are_rejected(tmp_path, monkeypatch):
     folder, archive = write_folder(tmp_path), write_tar(tmp_path)
     monkeypatch.setattr(tar, "MAX_BYTES", 50_000)
     for path in (folder, archive):
-        with pytest.raises(BadInput, match="too large to be CIFAR-10 or CIFAR-100 .50000 bytes in all"):
+        with pytest.raises(BadInput, match=r"too large to be CIFAR-10 or CIFAR-100 \(50000 bytes in all\)"):
             read(path)
 
 

@@ -365,9 +365,7 @@ def test_corruptions_and_test_images_that_tfds_prepared(tmp_path, capsys):
     (part,) = open_set("my_corrupted/elastic_transform_2", NETWORK, "tfds")  # the name in the results
     np.testing.assert_array_equal(part.load().images, IMAGES[:COUNT] + np.uint8(2))
     prepare("our_corrupted", "fog", IMAGES[:COUNT])
-    with pytest.raises(
-        BadInput, match=r"^--on: the prepared configs of our_corrupted are fog, without severities"
-    ):
+    with pytest.raises(BadInput, match=r"^--on: the prepared configs of our_corrupted are fog, without severities"):
         open_set("our_corrupted", NETWORK, "tfds")
     shutil.rmtree("tfds/my_corrupted/elastic_4")
     with pytest.raises(
