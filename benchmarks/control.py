@@ -60,13 +60,15 @@ def comparison(name: str, keras: list[dict[str, Any]], ours: list[dict[str, Any]
     """
     theirs = _values(keras, "test_accuracy")
     low, high = prediction_interval(theirs)
+    our_low, our_high = prediction_interval(_values(ours, "test_accuracy"))
     verdict = "within" if low <= reference <= high else "outside"
     accuracy = _difference(ours, keras, "test_accuracy", "+.2f", scale=100)
     loss = _difference(ours, keras, "best_validation_loss", "+.3f")
     return (
-        f"- `{name}`: {CONFIDENCE:.0%} of further runs of Keras are expected between {low:.2%} and {high:.2%}. The "
-        f"reference's {reference:.2%} is {verdict} this interval: a further run would be at least as far from Keras' "
-        f"mean with a probability of {p_value(reference, theirs):.2g}. Our mean minus Keras' mean "
+        f"- `{name}`: {CONFIDENCE:.0%} of further runs are expected between {low:.2%} and {high:.2%} in Keras, and "
+        f"between {our_low:.2%} and {our_high:.2%} here. The reference's {reference:.2%} is {verdict} Keras' interval: "
+        "a further run would be at least as far from Keras' mean with a probability of "
+        f"{p_value(reference, theirs):.2g}. Our mean minus Keras' mean "
         f"({CONFIDENCE:.0%} confidence interval): {accuracy} points of test accuracy, "
         f"{loss} in the validation loss of the tested epoch."
     ).replace("%", " %")

@@ -47,7 +47,7 @@ def test_conclusion_is_drawn_when_all_seeds_are_there(tmp_path, accuracies, verd
     assert "interval" not in text
     write_records(tmp_path, accuracies)
     text = control.details(control.load(tmp_path), OURS, REFERENCE)
-    assert f"75.00 % is {verdict} this interval" in text
+    assert f"75.00 % is {verdict} Keras' interval" in text
     assert "-0.725 (" in text  # (1.3 + 1.29) / 2 - 2.02, the difference of the losses
 
 
