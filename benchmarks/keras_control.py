@@ -54,17 +54,20 @@ def build(network: str) -> Any:
     return model
 
 
-def training_batches(experiment: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The arguments of `fit` about the training images.
+def training_batches(experiment: str, images: np.ndarray, labels: np.ndarray) -> Any:
+    """The batches of an epoch, for `fit`: all 1,407, in a new order in each epoch.
 
-    With augmentation, the notebook passes steps_per_epoch=1406. Keras 3 would then end every other epoch after the one
-    batch that is left of 1,407. Here, each epoch has all 1,407 batches, as it does without augmentation.
+    With augmentation, the notebook passes steps_per_epoch=1406 to `fit`. Keras 3 would then end every other epoch after
+    the one batch that is left of 1,407. Without it, the notebook passes arrays. After `set_random_seed`, Keras 3 on
+    TensorFlow shuffles arrays into the same order in all epochs, which Keras 2.2.4 did not.
     """
-    if experiment != "cnn_augmented":
-        return {"x": images, "y": labels, "batch_size": BATCH_SIZE, "shuffle": True}
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-    return {"x": ImageDataGenerator(**AUGMENTATION).flow(images, labels, batch_size=BATCH_SIZE)}
+    return ImageDataGenerator(**augmentation(experiment)).flow(images, labels, batch_size=BATCH_SIZE)
+
+
+def augmentation(experiment: str) -> dict[str, Any]:
+    return AUGMENTATION if experiment == "cnn_augmented" else {}
 
 
 def train(experiment: str, seed: int, dataset: Dataset, num_epochs: int = NUM_EPOCHS) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def train(experiment: str, seed: int, dataset: Dataset, num_epochs: int = NUM_EP
     with tempfile.TemporaryDirectory() as folder:
         best = str(Path(folder) / "best.weights.h5")
         history = model.fit(
-            **training_batches(experiment, *arrays(dataset.train)),
+            training_batches(experiment, *arrays(dataset.train)),
             epochs=num_epochs,
             validation_data=arrays(dataset.validation),
             callbacks=[keras.callbacks.ModelCheckpoint(best, save_best_only=True, save_weights_only=True)],
@@ -95,7 +98,7 @@ def train(experiment: str, seed: int, dataset: Dataset, num_epochs: int = NUM_EP
         "trainable_parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
         "adam": {name: model.optimizer.get_config()[name] for name in ADAM_FIELDS},
         "batch_size": BATCH_SIZE,
-        "augmentation": AUGMENTATION if experiment == "cnn_augmented" else {},
+        "augmentation": augmentation(experiment),
         **best_epoch(history),
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
