@@ -125,15 +125,10 @@ def details(record: dict[str, Any]) -> str:
         parts.append(
             f"{table(header, rows)}\n\n"
             f"{TITLES[name]}: a step needs {work['operations'] / 1e9:.2f} GFLOP, and {work['bytes'] / 1e9:.2f} GB for "
-            f"the optimizer, hence at least {1000 * min_seconds:,.1f} ms. {OURS} / best of {peers}: "
+            f"the optimizer, hence about {1000 * min_seconds:,.1f} ms at the measured rates. {OURS} / best of {peers}: "
             f"training {ratio(network, PEERS, 'train'):.2f}, evaluation {ratio(network, PEERS, 'evaluate'):.2f}."
         )
-    return "\n\n".join(parts)
-
-
-def airbench(record: dict[str, Any]) -> str:
-    """The table of airbench94, which has a results file of its own."""
-    return f"{details(record)}\n\n{conditions(record)}"
+    return "\n\n".join([*parts, conditions(record)])
 
 
 def startup(record: dict[str, Any]) -> str:
@@ -182,8 +177,8 @@ def exactness(record: dict[str, Any]) -> str:
     return (
         f"{table(header, rows)}\n\n"
         f"{record['date']}, {machine['processor']}, {machine['threads']} threads, {versions}, dataset "
-        f"`{record['dataset']}`. Each error: with the options of the published runs / with the option that avoids the "
-        f"fault. No reduction reads an array of more than {max(ranks)} dimensions."
+        f"`{record['dataset']}`. Each error: with the options of the first published runs / with the option that "
+        f"avoids the fault. No reduction reads an array of more than {max(ranks)} dimensions."
     )
 
 
@@ -198,11 +193,11 @@ def decoding(record: dict[str, Any]) -> str:
     rounds = len(record["contestants"]["pillow"]["seconds"])
     return (
         f"{record['num_pictures']:,} PNGs of {record['image_size']} x {record['image_size']} pixels: "
-        f"{speeds['cifar_flax']:,.0f} a second, Pillow alone in a pool of processes {speeds['pillow']:,.0f}, so "
-        f"{ratios['seconds']:.2f} times as fast, for {1 / ratios['cpu_seconds']:.0%} of its CPU time (medians of "
-        f"{rounds} alternating rounds, starts of processes included; `python -m benchmarks.decoding`). "
-        f"{machine['processor']}, {machine['threads']} threads, python {machine['versions']['python']}, Pillow "
-        f"{record['pillow']}."
+        f"{speeds['cifar_flax']:,.0f} a second, Pillow alone in a pool of processes {speeds['pillow']:,.0f}; "
+        f"{ratios['seconds']:.2f} times as fast in the median round, for {1 / ratios['cpu_seconds']:.0%} of its CPU "
+        f"time (medians of {rounds} alternating rounds, starts of processes included; `python -m "
+        f"benchmarks.decoding`). {machine['processor']}, {machine['threads']} threads, python "
+        f"{machine['versions']['python']}, Pillow {record['pillow']}."
     )
 
 

@@ -165,7 +165,7 @@ def summary(record: dict[str, Any]) -> str:
         f"{table(['at a random moment', 'disturbances', 'finished runs', 'failures'], rows)}\n\n"
         f"{record['date']}, {machine['processor']}, {machine['threads']} threads. Two processes in network namespaces "
         f"of their own, each with the process that computes: `mlp` on synthetic images, {overrides['num_epochs']} "
-        f"epochs, a checkpoint each {overrides['save_seconds']} s. It is a failure if a finished run differs "
+        f"epochs, a checkpoint every {overrides['save_seconds']} s. It is a failure if a finished run differs "
         f"from an undisturbed one by a bit, or if a process is left {END_SECONDS:.0f} s later "
         f"(`python -m benchmarks.torture_distributed`)."
     )
