@@ -116,4 +116,4 @@ def test_files_that_are_too_large_together_are_rejected(watch, tmp_path):
         with (tmp_path / name).open("wb") as sparse:
             sparse.truncate(2**27 + 1)
     assert watch(cifar.load, tmp_path, Options()) is None
-    assert "data_batch_2.bin is too large; there may be 268435456 bytes in all" in watch.error
+    assert "data_batch_2.bin is too large to be CIFAR-10 or CIFAR-100 (268435456 bytes in all)" in watch.error
