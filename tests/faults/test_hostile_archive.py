@@ -216,7 +216,7 @@ def test_sparse_file_and_pipe_are_rejected(watch, tmp_path):
     with (tmp_path / "cifar.tar").open("wb") as sparse:
         sparse.truncate(2**40)
     assert watch(cifar.load, tmp_path / "cifar.tar", Options()) is None
-    assert f"too large; there may be {tar.MAX_BYTES} bytes in all" in watch.error
+    assert f"too large to be CIFAR-10 or CIFAR-100 ({tar.MAX_BYTES} bytes in all)" in watch.error
     os.mkfifo(tmp_path / "cifar.tar.gz")
     assert watch(cifar.load, tmp_path / "cifar.tar.gz", Options()) is None
     assert "not a regular file" in watch.error
