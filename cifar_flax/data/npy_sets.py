@@ -167,9 +167,8 @@ def _mapped(path: Path) -> np.ndarray:
             raise ValueError("not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy warns where it has to guess
-            warnings.filterwarnings(
-                "ignore", message=".*created on Python 2", category=UserWarning
-            )  # is read all right
+            # such a header is read correctly, only slower
+            warnings.filterwarnings("ignore", message=".*created on Python 2", category=UserWarning)
             return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except FileNotFoundError as error:
         raise _rejected(path, "is missing; download it again") from error

@@ -38,9 +38,8 @@ def open_npz(path: Path, field: str) -> Iterator[zipfile.ZipFile]:
             raise ValueError("not a regular file")
         with warnings.catch_warnings(), _File(path) as file, zipfile.ZipFile(file) as stored:
             warnings.simplefilter("error")  # NumPy warns where it has to guess
-            warnings.filterwarnings(
-                "ignore", message=".*created on Python 2", category=UserWarning
-            )  # is read all right
+            # such a header is read correctly, only slower
+            warnings.filterwarnings("ignore", message=".*created on Python 2", category=UserWarning)
             yield stored
     except (BadInput, MemoryError):
         raise
